@@ -1,0 +1,1 @@
+"""What a model bundle is: manifest, digests, and the store that activates it."""

@@ -1,0 +1,1 @@
+"""Turn checkpoints into checked, content-addressed ONNX bundles."""

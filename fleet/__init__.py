@@ -1,0 +1,1 @@
+"""The control host: registry, rollouts, guards, telemetry."""
