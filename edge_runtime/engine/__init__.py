@@ -1,0 +1,1 @@
+"""Runs the models: the only part that imports onnxruntime."""

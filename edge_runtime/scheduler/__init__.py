@@ -1,0 +1,1 @@
+"""Pure decisions about what runs next: values in, a plan out."""
