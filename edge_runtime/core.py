@@ -12,7 +12,7 @@ Nothing here does I/O, reads a clock or imports a model runtime.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -110,6 +110,7 @@ class TokenEvent:
     finish_reason: FinishReason | None = None
     error: str | None = None
     cached_prompt_tokens: int = 0  # prompt tokens whose KV was reused; set on the first event
+    queue_s: float = 0.0  # seconds from arrival to the slot; set on the first event
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,8 @@ class ModelInfo:
     default_params: Mapping[str, float] = field(default_factory=dict)
     max_output_tokens: int | None = None
     has_chat_template: bool = False
+    vocab_size: int | None = None  # ids a request may name are below this; None: not checked
+    output_width: int | None = None  # embedding dimension; None for other kinds
 
     @property
     def full_name(self) -> str:
@@ -254,10 +257,10 @@ class ModelHost(Protocol):
     def codec(self, model: str) -> TextCodec:
         """The tokenizer of that model. Raises like `info`."""
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
         """Queue one sequence and yield its events.
 
-        Closing the iterator cancels the sequence within one step. Raises `CapacityError`
+        `aclose` on it, or cancelling the task in it, cancels the sequence within one step. Raises `CapacityError`
         when it is not admitted and `UsageError` when it can never fit.
         """
 

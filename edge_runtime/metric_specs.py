@@ -1,0 +1,188 @@
+"""The rows of the metrics registry: name, unit, kind, labels, meaning.
+
+Rules
+- Every metric of the daemon is a row of `SPECS`; nothing else creates one. Prometheus, the
+  reference page and telemetry read the same rows.
+- Label values come from closed sets (routes, statuses, active models), never from the caller.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+BUSY_WINDOW_S = 60
+
+_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+_RATIOS = (0.0625, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+
+
+class MetricKind(enum.StrEnum):
+    """How a metric moves."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric. `name` is what Prometheus shows; counters end in `_total`."""
+
+    name: str
+    unit: str
+    kind: MetricKind
+    labels: tuple[str, ...]
+    meaning: str
+    buckets: tuple[float, ...] = ()
+
+
+def _counter(name: str, unit: str, labels: Iterable[str], meaning: str) -> MetricSpec:
+    return MetricSpec(name, unit, MetricKind.COUNTER, tuple(labels), meaning)
+
+
+def _gauge(name: str, unit: str, labels: Iterable[str], meaning: str) -> MetricSpec:
+    return MetricSpec(name, unit, MetricKind.GAUGE, tuple(labels), meaning)
+
+
+def _histogram(
+    name: str, unit: str, labels: Iterable[str], meaning: str, buckets: tuple[float, ...]
+) -> MetricSpec:
+    return MetricSpec(name, unit, MetricKind.HISTOGRAM, tuple(labels), meaning, buckets)
+
+
+SPECS: tuple[MetricSpec, ...] = (
+    _counter(
+        "edge_http_requests_total",
+        "requests",
+        ("route", "status", "model"),
+        "Answered HTTP requests; `model` is empty where no active model was named.",
+    ),
+    _histogram(
+        "edge_http_request_seconds",
+        "seconds",
+        ("route",),
+        "From the request's headers to the last byte of its answer.",
+        _SECONDS,
+    ),
+    _gauge("edge_http_requests_active", "requests", (), "Inference requests in progress."),
+    _counter(
+        "edge_http_disconnects_total",
+        "requests",
+        ("route",),
+        "Requests whose client went away before the answer was complete.",
+    ),
+    _counter(
+        "edge_http_inert_fields_total",
+        "fields",
+        ("field",),
+        "Request fields that were accepted and ignored because they cannot change an answer.",
+    ),
+    _gauge(
+        "edge_model_info",
+        "1",
+        ("model", "version", "kind", "variant", "model_digest"),
+        "Always 1; joins a model's name to its version and digest.",
+    ),
+    _counter(
+        "edge_rejected_total",
+        "requests",
+        ("model", "reason"),
+        "Requests that were not admitted, by the reason admission gave.",
+    ),
+    _gauge("edge_queue_depth", "sequences", ("model",), "Sequences that wait for a slot."),
+    _histogram(
+        "edge_queue_seconds",
+        "seconds",
+        ("model", "class"),
+        "From a sequence's arrival to its slot.",
+        _SECONDS,
+    ),
+    _histogram(
+        "edge_ttft_seconds",
+        "seconds",
+        ("model", "class"),
+        "Time to first token: from a sequence's arrival to its first sampled token.",
+        _SECONDS,
+    ),
+    _histogram(
+        "edge_inter_token_seconds",
+        "seconds",
+        ("model",),
+        "Between two sampled tokens of one sequence.",
+        _SECONDS,
+    ),
+    _histogram(
+        "edge_step_seconds", "seconds", ("model",), "Duration of one engine step.", _SECONDS
+    ),
+    _histogram("edge_step_rows", "rows", ("model",), "Sequences in one engine step.", _ROWS),
+    _histogram(
+        "edge_step_tokens", "tokens", ("model",), "Packed tokens of one engine step.", _TOKENS
+    ),
+    _histogram(
+        "edge_batch_occupancy_ratio",
+        "ratio",
+        ("model",),
+        "Share of a model's slots that a step had work for.",
+        _RATIOS,
+    ),
+    _counter(
+        "edge_engine_busy_seconds_total",
+        "seconds",
+        ("model",),
+        "Time spent inside model runs; its rate is the share of time the engine works.",
+    ),
+    _gauge(
+        "edge_engine_busy_ratio",
+        "ratio",
+        ("model",),
+        f"Share of the last {BUSY_WINDOW_S} seconds spent inside model runs.",
+    ),
+    _gauge("edge_slots", "slots", ("model",), "KV slots of a model."),
+    _gauge("edge_slots_busy", "slots", ("model",), "KV slots that hold a running sequence."),
+    _histogram(
+        "edge_sequence_prompt_tokens",
+        "tokens",
+        ("model",),
+        "Prompt tokens of one sequence.",
+        _TOKENS,
+    ),
+    _histogram(
+        "edge_sequence_output_tokens",
+        "tokens",
+        ("model",),
+        "Sampled tokens of one sequence.",
+        _TOKENS,
+    ),
+    _counter("edge_prompt_tokens_total", "tokens", ("model",), "Prompt tokens of ended sequences."),
+    _counter(
+        "edge_cached_tokens_total",
+        "tokens",
+        ("model",),
+        "Prompt tokens whose KV was reused instead of computed.",
+    ),
+    _counter(
+        "edge_output_tokens_total", "tokens", ("model",), "Sampled tokens of ended sequences."
+    ),
+    _counter(
+        "edge_sequences_total",
+        "sequences",
+        ("model", "finish_reason"),
+        "Ended sequences by reason; `cancelled` are those whose client went away.",
+    ),
+    _histogram(
+        "edge_encoder_batch_seconds",
+        "seconds",
+        ("model",),
+        "Duration of one encoder run.",
+        _SECONDS,
+    ),
+    _histogram(
+        "edge_encoder_batch_inputs", "inputs", ("model",), "Inputs in one encoder run.", _ROWS
+    ),
+    _counter("edge_encoder_inputs_total", "inputs", ("model",), "Inputs encoded."),
+    _counter("edge_encoder_tokens_total", "tokens", ("model",), "Tokens encoded."),
+)
