@@ -4,7 +4,8 @@ Rules
 - `schema` must be `edge-runtime/bundle/1`; any other is refused.
 - Required sections must be there and valid; unknown *optional* top-level sections are kept
   (so that the digest stays the same) and ignored.
-- Paths are relative POSIX paths inside the bundle; nothing may point outside it.
+- Paths are relative POSIX paths of plain ASCII names inside the bundle; nothing may point
+  outside it, and no part may start with a dot.
 - Every file of the bundle but `manifest.json` is listed in `files`, exactly once.
 """
 
@@ -21,28 +22,39 @@ SCHEMA = "edge-runtime/bundle/1"
 BLOCK_BYTES = 2 * 1024 * 1024
 MANIFEST_NAME = "manifest.json"
 
-_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+MAX_PATH_CHARS = 512
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]{0,127}")
 
 
 def _check_name(value: str) -> str:
-    if not _NAME.match(value):
-        raise ValueError("must be 1-64 of a-z, 0-9, '.', '_' or '-', starting with a letter or digit")
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            "must be 1-64 of a-z, 0-9, '.', '_' or '-', starting with a letter or digit"
+        )
     return value
 
 
 def _check_sha256(value: str) -> str:
-    if not _SHA256.match(value):
+    if not _SHA256.fullmatch(value):
         raise ValueError("must be 64 lower-case hex digits")
     return value
 
 
-def _check_path(value: str) -> str:
-    parts = value.split("/")
-    if value != value.strip() or "\\" in value or "\x00" in value or value.startswith("/"):
+def check_path(value: str) -> str:
+    """`value` when it may name a file of a bundle; raises `ValueError` with the reason."""
+    if value.startswith("/") or "\\" in value:
         raise ValueError("must be a relative POSIX path")
+    parts = value.split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise ValueError("must not hold empty, '.' or '..' parts")
+    if len(value) > MAX_PATH_CHARS or not all(_PATH_PART.fullmatch(part) for part in parts):
+        raise ValueError(
+            f"must be at most {MAX_PATH_CHARS} characters, its parts 1-128 of letters, digits "
+            "and '._+@=-', starting with a letter, digit or '_'"
+        )
     if value == MANIFEST_NAME:
         raise ValueError("the manifest does not list itself")
     return value
@@ -50,7 +62,7 @@ def _check_path(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_check_name)]
 Sha256 = Annotated[str, AfterValidator(_check_sha256)]
-BundlePath = Annotated[str, AfterValidator(_check_path)]
+BundlePath = Annotated[str, AfterValidator(check_path)]
 
 
 class _Section(BaseModel):
@@ -152,7 +164,8 @@ class Sampling(_Section):
 
 class Golden(_Section):
     """One input whose answer is known. `answer`: text (generate), label (classify), or the
-    leading components of the embedding (embed), which must agree to `tolerance` (absolute)."""
+    leading components of the embedding (embed), which must agree to `tolerance` (absolute).
+    """
 
     input: str
     answer: str | tuple[float, ...]
@@ -181,6 +194,14 @@ class Manifest(BaseModel):
     labels: tuple[str, ...] = ()
     golden: tuple[Golden, ...] = ()
     sampling: Sampling = Sampling()
+
+    def document(self) -> dict[str, Any]:
+        """The manifest as it was written: no defaults added, unknown sections kept.
+
+        Its canonical form is what `bundle_digest` covers, so a later version of this class
+        with more defaults gives the same digest.
+        """
+        return self.model_dump(by_alias=True, exclude_unset=True)
 
     def variant(self, name: str) -> Variant:
         """The variant of that name. Raises `KeyError`."""
@@ -211,11 +232,20 @@ class Manifest(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _variant_names_differ(self) -> Self:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) != len(names):
+            raise ValueError("two variants have the same name")
+        return self
+
+    @model_validator(mode="after")
     def _contract_fits_kind(self) -> Self:
         for variant in self.variants:
             is_decoder = isinstance(variant.contract, DecoderGraph)
             if is_decoder != (self.kind is Kind.GENERATE):
-                raise ValueError(f"variant {variant.name}: {variant.contract.type} is not a {self.kind} graph")
+                raise ValueError(
+                    f"variant {variant.name}: {variant.contract.type} is not a {self.kind} graph"
+                )
         if self.kind is Kind.CLASSIFY and not self.labels:
             raise ValueError("a classifier needs labels")
         return self
