@@ -51,7 +51,7 @@ def pack(directory: Path, draft: dict[str, object], files: Files = _REAL) -> Man
     if "files" in draft:
         raise BundleError(MANIFEST_NAME, "the draft must leave out 'files': pack fills it")
     listed = []
-    for path in _walk(directory, files):
+    for path, _ in _walk(directory, files):
         digest = digest_chunks(files.read_blocks(directory / path, BLOCK_BYTES))
         listed.append({"path": path, **dataclasses.asdict(digest)})
     try:
@@ -109,19 +109,11 @@ def verify(directory: Path, manifest: Manifest, files: Files = _REAL) -> None:
 
     Reads every byte once. Raises `BundleError` for the first file that is missing, unlisted,
     not a regular file (nor in a regular directory), of another size or of another digest.
-    The manifest file itself must be there but is not compared: `load_manifest` read it.
+    The manifest file itself is not compared: `load_manifest` read it.
     """
-    found = set(_walk(directory, files))
-    listed = {entry.path for entry in manifest.files}
-    for path in sorted(listed - found):
-        raise BundleError(path, "is listed in the manifest but missing")
-    for path in sorted(found - listed):
-        raise BundleError(path, "is not listed in the manifest")
+    check_tree(directory, manifest, files)
     for entry in manifest.files:
         try:
-            size = files.stat(directory / entry.path).size
-            if size != entry.size:  # before hashing: an oversized file must not cost its size
-                raise BundleError(entry.path, f"has {size} bytes, the manifest says {entry.size}")
             digest = digest_chunks(files.read_blocks(directory / entry.path, BLOCK_BYTES))
         except OSError as error:
             raise BundleError(entry.path, _io_reason(error)) from error
@@ -129,22 +121,40 @@ def verify(directory: Path, manifest: Manifest, files: Files = _REAL) -> None:
             raise BundleError(entry.path, "its bytes do not match the manifest's sha256")
 
 
-def _walk(directory: Path, files: Files) -> list[str]:
-    """Relative paths of all files but the manifest, sorted; refuses what no bundle may hold."""
+def check_tree(directory: Path, manifest: Manifest, files: Files = _REAL) -> None:
+    """The part of `verify` that reads no file: names, kinds and sizes."""
+    sizes = dict(_walk(directory, files))
+    listed = {entry.path for entry in manifest.files}
+    for path in sorted(listed - sizes.keys()):
+        raise BundleError(path, "is listed in the manifest but missing")
+    for path in sorted(sizes.keys() - listed):
+        raise BundleError(path, "is not listed in the manifest")
+    for entry in manifest.files:
+        if sizes[entry.path] != entry.size:
+            raise BundleError(
+                entry.path, f"has {sizes[entry.path]} bytes, the manifest says {entry.size}"
+            )
+
+
+def _walk(directory: Path, files: Files) -> list[tuple[str, int]]:
+    """Relative path and size of all files but the manifest, sorted.
+
+    Refuses what no bundle may hold.
+    """
     try:
         if files.stat(directory).kind is not FileKind.DIRECTORY:
             raise BundleError(str(directory), "is not a directory")
-        paths = []
-        for path in _walk_below(directory, "", files):
-            paths.append(path)
-            if len(paths) > MAX_FILES:
+        found = []
+        for path, size in _walk_below(directory, "", files):
+            found.append((path, size))
+            if len(found) > MAX_FILES:
                 raise BundleError(path, f"a bundle holds at most {MAX_FILES} files")
     except OSError as error:
         raise BundleError(error.filename or str(directory), _io_reason(error)) from error
-    return sorted(paths)
+    return sorted(found)
 
 
-def _walk_below(directory: Path, prefix: str, files: Files) -> Iterator[str]:
+def _walk_below(directory: Path, prefix: str, files: Files) -> Iterator[tuple[str, int]]:
     names = files.listdir(directory)
     if prefix and not names:
         raise BundleError(prefix.rstrip("/"), "is an empty directory")
@@ -156,13 +166,13 @@ def _walk_below(directory: Path, prefix: str, files: Files) -> Iterator[str]:
             check_path(path)
         except ValueError as error:
             raise BundleError(path, str(error)) from error
-        match files.stat(directory / name).kind:
-            case FileKind.FILE:
-                yield path
-            case FileKind.DIRECTORY:
-                yield from _walk_below(directory / name, f"{path}/", files)
-            case FileKind.OTHER:
-                raise BundleError(path, "is a link or special file; only regular files may ship")
+        found = files.stat(directory / name)
+        if found.kind is FileKind.FILE:
+            yield path, found.size
+        elif found.kind is FileKind.DIRECTORY:
+            yield from _walk_below(directory / name, f"{path}/", files)
+        else:
+            raise BundleError(path, "is a link or special file; only regular files may ship")
 
 
 def _check_canonical(data: bytes, document: object, manifest: Manifest) -> None:
