@@ -1,7 +1,7 @@
 """Writes one ONNX graph and its weights, one weight block in memory at a time.
 
 Rules
-- Opset 21, IR 10: newer defaults of the `onnx` package do not load on older runtimes.
+- Opset 21 unless a graph needs a newer operator, IR 10 always: newer defaults of the `onnx` package do not load on older runtimes.
 - Every tensor of 16 KiB or more lies in ONE external-data file, each at a page-aligned offset,
   so that the runtime maps it instead of copying it.
 - Weights are written in the order of the graph, block by block, and never held whole.
@@ -32,8 +32,9 @@ class GraphBuilder:
     Use as a context manager: leaving it closes the data file; `save` writes the graph.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, *, opset: int = OPSET) -> None:
         self.path = path
+        self.opset = opset
         self.data_path = path.with_name(path.name + ".data")
         self.memo: dict[tuple[str, ...], Any] = {}
         """Results that several consumers share, such as a quantised input; keyed freely."""
@@ -171,7 +172,7 @@ class GraphBuilder:
         )
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MS_DOMAIN, 1)],
+            opset_imports=[helper.make_opsetid("", self.opset), helper.make_opsetid(MS_DOMAIN, 1)],
             ir_version=IR_VERSION,
             producer_name="edge-export",
         )

@@ -1,0 +1,1 @@
+"""Encoders: checkpoint to one ONNX graph a variant."""
