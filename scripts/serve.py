@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -46,6 +47,15 @@ def served_models(base_url: str) -> set[str] | None:
         return None
 
 
+def listens(host: str, port: int) -> bool:
+    """Return whether somebody answers there already, whom we would take for our daemon."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 def curl_line(base_url: str, path: str, body: dict[str, Any]) -> str:
     """Return a command that works when pasted into a shell."""
     return f"curl -s {base_url}{path} -H 'content-type: application/json' -d '{json.dumps(body)}'"
@@ -71,6 +81,12 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8080)
     args = parser.parse_args()
 
+    if listens(args.host, args.port):
+        print(
+            f"{args.host}:{args.port} is in use; stop what listens there, or: make run PORT=9000",
+            file=sys.stderr,
+        )
+        return 1
     environment = os.environ | {
         "EDGE_STORE__PATH": args.store,
         "EDGE_SERVER__HOST": args.host,
