@@ -6,7 +6,7 @@ Rules
 - Environment variables win over the file: `EDGE_SERVER__PORT=9000` sets `port` of `[server]`.
   Lists may be written with commas or as JSON, tables as JSON.
 
-Example
+Example:
     settings = load_settings(Path("edge.toml"), os.environ)
 """
 

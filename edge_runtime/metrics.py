@@ -3,7 +3,7 @@
 The rows live in `edge_runtime.metric_specs`. `EngineObserver` is all the engine may call: safe
 from any thread, microseconds a call, never raises.
 
-Example
+Example:
     metrics = Metrics()
     metrics.observe_step("assistant", seconds=0.012, rows=4, tokens=4, slots=8)
     metrics.render()  # Prometheus text

@@ -1,0 +1,93 @@
+"""Run the app on a port until told to stop, then drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from edge_runtime.config import Settings
+from edge_runtime.core import ModelHost
+from edge_runtime.errors import ConfigError
+from edge_runtime.metrics import Metrics
+from edge_runtime.server.app import create_app
+from edge_runtime.server.context import SERVICES
+
+log: Final = structlog.get_logger("edge_runtime.server")
+
+HostFactory = Callable[[Settings, Metrics], contextlib.AbstractAsyncContextManager[ModelHost]]
+
+
+@contextlib.asynccontextmanager
+async def listening(app: web.Application, settings: Settings) -> AsyncGenerator[str, None]:
+    """Listen, and yield the base URL. On leaving: refuse new work, wait for what is in
+    progress up to `server.drain_timeout_s`, then cancel it.
+
+    Raises `ConfigError` when the address cannot be had.
+    """
+    server = settings.server
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        shutdown_timeout=server.drain_timeout_s,
+        keepalive_timeout=server.keepalive_timeout_s,
+        max_line_size=server.max_header_bytes,
+        max_field_size=server.max_header_bytes,
+        access_log=None,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, server.host, server.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                f"server.host {server.host}, server.port {server.port}: {error.strerror}; "
+                "choose another port or stop what listens there"
+            ) from error
+        port = runner.addresses[0][1]
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        yield f"http://{host}:{port}"
+    finally:
+        app[SERVICES].draining = True
+        await runner.cleanup()
+
+
+async def serve(
+    settings: Settings,
+    open_host: HostFactory,
+    *,
+    on_listening: Callable[[str], None] = lambda _: None,
+    wait_for_stop: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Load models, listen at once (503 until they are ready), stop on SIGTERM or SIGINT.
+
+    `on_listening` gets the base URL as soon as the port is open.
+    """
+    metrics = Metrics()
+    async with open_host(settings, metrics) as host:
+        app = create_app(host, settings, metrics)
+        async with listening(app, settings) as url:
+            log.info("listening", action="listening", url=url)
+            on_listening(url)
+            await (wait_for_stop or _stop_signal)()
+            log.info("stopping", action="draining", up_to_s=settings.server.drain_timeout_s)
+    log.info("stopped", action="stopped")
+
+
+async def _stop_signal() -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await stop.wait()
+    finally:
+        # a second signal ends the process at once
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
