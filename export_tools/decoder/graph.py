@@ -1,0 +1,259 @@
+"""Builds the packed decoder graph of one checkpoint, without a tensor library.
+
+All tokens of a step lie on one axis T; only attention is padded, to [B, S]. Inputs:
+
+    input_ids int64 [T], pad_index int64 [B, S], unpad_index int64 [T],
+    query_seqlens int32 [B], seqlens_k int32 [B] (cached + new - 1), total_len int32 [1],
+    logits_index int64 [L], past_key_values.N.key/value float32 [B, Hkv, C, D]
+
+Outputs: logits float32 [L, V], present.N.key/value (bind them to the past's buffers).
+
+Rules
+- A token's result depends on its own sequence only, whatever else the step computes.
+- Nodes are the price of a step of one token: residual adds ride in the norms, rope in
+  attention, and row scales travel beside their value until something needs them applied.
+- Behind the last attention only the rows of `logits_index` go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto
+
+from export_tools.decoder.config import DecoderConfig
+from export_tools.decoder.rope import rope_tables
+from export_tools.decoder.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
+from export_tools.graph import MS_DOMAIN, GraphBuilder
+from export_tools.quant import Activation, QuantPlan, StackedRows
+from export_tools.quant.formats import TiedHead
+from export_tools.quant.rows import FloatArray
+from export_tools.weights import Checkpoint
+
+ROPE_SLACK = 2048
+"""Rope positions beyond the context: padding of a chunk is rotated too, and `total_len` may be
+the capacity of a slot."""
+
+
+def build_decoder(
+    checkpoint: Checkpoint, config: DecoderConfig, plan: QuantPlan, path: Path
+) -> list[Path]:
+    """Write the graph to `path` and its weights beside it. Returns both files.
+
+    Memory: one block of the source, and the integer form of the largest single weight.
+    """
+    with GraphBuilder(path, "decoder") as graph:
+        DecoderBuilder(graph, checkpoint, config, plan).build()
+        return graph.save()
+
+
+class DecoderBuilder:
+    """Emits one decoder, layer by layer."""
+
+    def __init__(
+        self, graph: GraphBuilder, checkpoint: Checkpoint, config: DecoderConfig, plan: QuantPlan
+    ) -> None:
+        self.graph = graph
+        self.checkpoint = checkpoint
+        self.config = config
+        self.plan = plan
+
+    def build(self) -> None:
+        """Emit the whole graph."""
+        self._inputs()
+        self._shared()
+        rows, head = self._embedding()
+        residual = rows
+        x = self._first_norm(rows)
+        for layer in range(self.config.layers):
+            residual, x = self._layer(layer, residual, x)
+        logits = head(Activation(x)).materialise(self.graph)
+        self.graph.node("Identity", [logits], "logits")
+        self.graph.output("logits", TensorProto.FLOAT, ["L", self.config.vocab])
+        for layer in range(self.config.layers):
+            for part in ("key", "value"):
+                self.graph.output(f"present.{layer}.{part}", TensorProto.FLOAT, self._kv_shape())
+
+    def _kv_shape(self) -> list[int | str]:
+        return ["B", self.config.kv_heads, "C", self.config.head_dim]
+
+    def _inputs(self) -> None:
+        int64, int32 = TensorProto.INT64, TensorProto.INT32
+        self.graph.input("input_ids", int64, ["T"])
+        self.graph.input("pad_index", int64, ["B", "S"])
+        self.graph.input("unpad_index", int64, ["T"])
+        self.graph.input("query_seqlens", int32, ["B"])
+        self.graph.input("seqlens_k", int32, ["B"])
+        self.graph.input("total_len", int32, [1])
+        self.graph.input("logits_index", int64, ["L"])
+        for layer in range(self.config.layers):
+            for part in ("key", "value"):
+                name = f"past_key_values.{layer}.{part}"
+                self.graph.input(name, TensorProto.FLOAT, self._kv_shape())
+
+    def _shared(self) -> None:
+        """Rope tables, and (slot, position) of each packed token for taking padding away."""
+        graph = self.graph
+        cos, sin = rope_tables(self.config.rope, self.config.context + ROPE_SLACK)
+        graph.constant("cos", cos)
+        graph.constant("sin", sin)
+        graph.node("Shape", ["pad_index"], "pad_index/width", start=1, end=2)
+        last = graph.constant("unpad/axis", np.array([-1], np.int64))
+        slot = graph.node("Div", ["unpad_index", "pad_index/width"], "unpad/slot")
+        position = graph.node("Mod", ["unpad_index", "pad_index/width"], "unpad/position")
+        pair = [
+            graph.node("Unsqueeze", [part, last], f"{part}/column") for part in (slot, position)
+        ]
+        graph.node("Concat", pair, "unpad/all", axis=1)
+        graph.node("Gather", ["unpad/all", "logits_index"], "unpad/logits")
+
+    def _embedding(self) -> tuple[str, TiedHead]:
+        """The embedded tokens, and a function that emits the head."""
+        table = self.checkpoint.matrix(EMBEDDING)
+        head_format = self.plan.format("head")
+        if self.config.tied:
+            return head_format.tied(self.graph, "head", "embedding", "input_ids", table)
+        rows = self.plan.format("embedding").embedding(self.graph, "embedding", "input_ids", table)
+        untied = self.checkpoint.matrix(HEAD)
+        return rows, lambda x: head_format.linear(self.graph, "head", x, untied)
+
+    def _first_norm(self, rows: str) -> str:
+        gamma = self._vector(layer_prefix(0) + "input_layernorm.weight")
+        return self.graph.node(
+            "SimplifiedLayerNormalization",
+            [rows, gamma],
+            "layers.0.norm",
+            axis=-1,
+            epsilon=self.config.norm_eps,
+        )
+
+    def _layer(self, layer: int, residual: str, x: str) -> tuple[str, str]:
+        """Emit one layer. Takes and returns the residual stream and its normed form."""
+        prefix, unit = layer_prefix(layer), f"layers.{layer}"
+        last = layer == self.config.layers - 1
+        attended = self._attention(layer, x, "unpad/logits" if last else "unpad/all")
+        if last:
+            residual = self.graph.node("Gather", [residual, "logits_index"], "logits/residual")
+        mixed = self._linear(f"{unit}.o", Activation(attended), prefix, ["self_attn.o_proj"])
+        residual, x = self._add_norm(
+            f"{unit}.mlp_norm", residual, mixed, prefix + "post_attention_layernorm.weight"
+        )
+        following = layer_prefix(layer + 1) + "input_layernorm.weight"
+        return self._add_norm(
+            f"layers.{layer + 1}.norm",
+            residual,
+            self._mlp(layer, x),
+            FINAL_NORM if last else following,
+        )
+
+    def _add_norm(
+        self, name: str, residual: str, change: Activation, gamma: str
+    ) -> tuple[str, str]:
+        """Residual plus change, and its RMS norm, in one node."""
+        normed, _, _, total = self.graph.nodes(
+            "SkipSimplifiedLayerNormalization",
+            [residual, change.materialise(self.graph), self._vector(gamma)],
+            [name, "", "", f"{name}/sum"],
+            domain=MS_DOMAIN,
+            epsilon=self.config.norm_eps,
+        )
+        return total, normed
+
+    def _attention(self, layer: int, x: str, rows: str) -> str:
+        """Attention output of the packed rows named by the index `rows` [R, 2]: [R, H*D]."""
+        config, graph, unit = self.config, self.graph, f"layers.{layer}"
+        parts = [f"self_attn.{name}_proj" for name in ("q", "k", "v")]
+        qkv = self._linear(f"{unit}.qkv", Activation(x), layer_prefix(layer), parts)
+        packed = qkv.materialise(graph)
+        if config.qk_norm:
+            packed = self._head_norms(layer, packed)
+        padded = graph.node("Gather", [packed, "pad_index"], f"{unit}.padded")
+        if config.qk_norm:
+            shape = np.array([0, 0, config.q_width + 2 * config.kv_width], np.int64)
+            graph.constant("qkv/flat_shape", shape)
+            padded = graph.node("Reshape", [padded, "qkv/flat_shape"], f"{unit}.padded/flat")
+        past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
+        unused = [""] * 7  # position_ids ... k_norm_weight
+        attended, _, _ = graph.nodes(
+            "GroupQueryAttention",
+            [
+                padded,
+                "",
+                "",
+                *past,
+                "seqlens_k",
+                "total_len",
+                "cos",
+                "sin",
+                *unused,
+                "query_seqlens",
+            ],
+            [f"{unit}.attention", f"present.{layer}.key", f"present.{layer}.value"],
+            domain=MS_DOMAIN,
+            num_heads=config.heads,
+            kv_num_heads=config.kv_heads,
+            do_rotary=1,
+            local_window_size=config.windows[layer] or -1,
+        )
+        return graph.node("GatherND", [attended, rows], f"{unit}.unpadded")
+
+    def _head_norms(self, layer: int, qkv: str) -> str:
+        """RMS norm of every query and key head; [T, heads, D]. The CPU kernel has no fused form."""
+        config, graph, unit = self.config, self.graph, f"layers.{layer}"
+        total = config.heads + 2 * config.kv_heads
+        graph.constant("qkv/head_shape", np.array([-1, total, config.head_dim], np.int64))
+        graph.constant(
+            "qkv/split", np.array([config.heads, config.kv_heads, config.kv_heads], np.int64)
+        )
+        split = graph.node("Reshape", [qkv, "qkv/head_shape"], f"{unit}.heads")
+        names = [f"{unit}.heads/{part}" for part in ("q", "k", "v")]
+        query, key, value = graph.nodes("Split", [split, "qkv/split"], names, axis=1)
+        normed = [
+            graph.node(
+                "SimplifiedLayerNormalization",
+                [part, self._vector(f"{layer_prefix(layer)}self_attn.{kind}_norm.weight")],
+                f"{part}/norm",
+                axis=-1,
+                epsilon=config.norm_eps,
+            )
+            for part, kind in ((query, "q"), (key, "k"))
+        ]
+        return graph.node("Concat", [*normed, value], f"{unit}.heads/joined", axis=1)
+
+    def _mlp(self, layer: int, x: str) -> Activation:
+        """down(silu(gate(x)) * up(x)).
+
+        Gate and up stay two products over one quantised input: fusing them would cost a Split
+        that copies both. The row scale of `up` passes through the product to `down`.
+        """
+        graph, unit, prefix = self.graph, f"layers.{layer}", layer_prefix(layer)
+        source = Activation(x)
+        gate = self._linear(f"{unit}.gate", source, prefix, ["mlp.gate_proj"], f"{unit}.gate_up")
+        up = self._linear(f"{unit}.up", source, prefix, ["mlp.up_proj"], f"{unit}.gate_up")
+        active = graph.node(
+            "QuickGelu", [gate.materialise(graph)], f"{unit}.silu", domain=MS_DOMAIN, alpha=1.0
+        )
+        product = graph.node("Mul", [active, up.value], f"{unit}.product")
+        inner = Activation(product, up.row_scale)
+        return self._linear(f"{unit}.down", inner, prefix, ["mlp.down_proj"])
+
+    def _linear(
+        self,
+        name: str,
+        x: Activation,
+        prefix: str,
+        parts: Sequence[str],
+        unit: str | None = None,
+    ) -> Activation:
+        """Emit one linear unit over the stacked weights of `parts`, biased when they are."""
+        weight = StackedRows([self.checkpoint.matrix(f"{prefix}{part}.weight") for part in parts])
+        biases = [f"{prefix}{part}.bias" for part in parts]
+        bias: FloatArray | None = None
+        if biases[0] in self.checkpoint.tensors:
+            bias = np.concatenate([self.checkpoint.vector(name) for name in biases])
+        return self.plan.format(unit or name).linear(self.graph, name, x, weight, bias)
+
+    def _vector(self, tensor: str) -> str:
+        return self.graph.constant(tensor, self.checkpoint.vector(tensor))
