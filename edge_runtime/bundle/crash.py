@@ -24,7 +24,6 @@ Example: whatever the crash, `recover` finds the old or the new state::
 from __future__ import annotations
 
 import contextlib
-import copy
 import errno
 import os
 import random
@@ -105,6 +104,10 @@ class _Disk:
                 else:
                     self.directories[directory][name] = inode
 
+    def copy(self) -> _Disk:
+        directories = {inode: dict(names) for inode, names in self.directories.items()}
+        return _Disk(directories, dict(self.contents), self.next_inode)
+
     def tree(self, inode: int = _ROOT) -> object:
         """Everything reachable, as nested dicts of bytes: equal trees look equal to a reader."""
         if inode in self.contents:
@@ -136,21 +139,23 @@ class CrashFiles:
 
     def sync(self) -> None:
         """Make everything durable and forget the recorded calls."""
-        self._durable = copy.deepcopy(self._live)
+        self._durable = self._live.copy()
         self.calls = []
 
     def tree(self) -> object:
         """The whole disk as nested dicts, files as bytes; for comparisons."""
         return self._live.tree()
 
-    def crashes(self, seeds: Iterable[int] = range(4)) -> Iterator[Crash]:
-        """Disks after a crash before the first call, after each one, in every kind of outcome.
+    def crashes(
+        self, *, after: Iterable[int] | None = None, seeds: Sequence[int] = range(4)
+    ) -> Iterator[Crash]:
+        """Disks after a crash, in every kind of outcome.
 
-        Outcomes that leave the same disk are yielded once. Costs a replay of the recorded
-        calls for each outcome.
+        `after` chooses the numbers of calls that had returned; by default 0 and each one more.
+        Outcomes of one of them that leave the same disk are yielded once. Costs a replay of
+        the recorded calls for each outcome.
         """
-        seeds = tuple(seeds)
-        for calls_made in range(len(self.calls) + 1):
+        for calls_made in range(len(self.calls) + 1) if after is None else after:
             seen: list[object] = []
             for outcome, survivors in self._outcomes(calls_made, seeds):
                 files = self._after(calls_made, survivors)
@@ -182,7 +187,7 @@ class CrashFiles:
 
     def _after(self, calls_made: int, survivors: Mapping[int, _Effect]) -> CrashFiles:
         lost = {index for group in self._pending(calls_made).values() for index, _ in group}
-        disk = copy.deepcopy(self._durable)
+        disk = self._durable.copy()
         # Inodes exist from the start: one that lost its name, or its bytes, is just not seen.
         disk.next_inode = self._live.next_inode
         for inode in self._live.directories:

@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 READ_BYTES = 2 * 1024 * 1024
+# A parent that is not this process's to sync: no right to read it, or nothing it could sync.
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS)
 
 
 class FileKind(enum.StrEnum):
@@ -238,13 +240,17 @@ def write_atomically(files: Files, path: Path, data: bytes) -> None:
 
 def make_dirs(files: Files, path: Path) -> None:
     """Make a directory and its missing parents, durably. Existing ones are left alone."""
-    if exists(files, path):
-        if files.stat(path).kind is not FileKind.DIRECTORY:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if path.parent == path:
         return
     make_dirs(files, path.parent)
-    files.mkdir(path)
-    files.fsync_dir(path.parent)
+    if not exists(files, path):
+        files.mkdir(path)
+    try:
+        # Even when it was there: its maker may have been killed before this line.
+        files.fsync_dir(path.parent)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
 
 
 def remove_tree(files: Files, path: Path) -> None:

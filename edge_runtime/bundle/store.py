@@ -181,7 +181,7 @@ class Store:
                 self._files.fsync_dir(self._bundles)
             finally:
                 with contextlib.suppress(OSError):  # `recover` does it, if the disk comes back
-                    self._empty_staging()
+                    self._clear_staging()
             _log.info("bundle staged", action="bundle_staged", bundle_digest=digest)
             return digest
 
@@ -227,8 +227,6 @@ class Store:
             self._empty_staging()
             for digest in doomed:
                 self._files.rename(self._bundles / digest, self._staging / digest)
-            # Before any file goes: a crash must not leave a bundle in place with some missing.
-            self._files.fsync_dir(self._staging)
             self._empty_staging()
             return doomed
 
@@ -296,6 +294,12 @@ class Store:
             )
 
     def _empty_staging(self) -> None:
+        if self._files.listdir(self._staging):
+            # A bundle that was moved here must not come back with some of its files gone.
+            self._files.fsync_dir(self._staging)
+        self._clear_staging()
+
+    def _clear_staging(self) -> None:
         for name in self._files.listdir(self._staging):
             remove_tree(self._files, self._staging / name)
 
