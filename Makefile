@@ -83,8 +83,8 @@ var/bundles/%/manifest.json: models/%/recipe.toml | $(VENV)/.wheel
 	$(VENV)/bin/edge-export build $< --out var/bundles/$*
 
 $(STORE)/.installed: $(BUILT:%=var/bundles/%/manifest.json) $(wildcard models/*/bundle/manifest.json) | $(VENV)/.wheel
-	for name in $(BUILT); do $(VENV)/bin/edge-runtime bundle install var/bundles/$$name --store $(STORE); done
-	for name in $(COMMITTED); do $(VENV)/bin/edge-runtime bundle install models/$$name/bundle --store $(STORE); done
+	for name in $(BUILT); do $(VENV)/bin/edge-runtime install var/bundles/$$name --store $(STORE); done
+	for name in $(COMMITTED); do $(VENV)/bin/edge-runtime install models/$$name/bundle --store $(STORE); done
 	touch $@
 
 # --- what people call --------------------------------------------------------------------------

@@ -136,3 +136,27 @@ def _known_keys(location: tuple[object, ...]) -> list[str]:
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
                 model = candidate
     return list(model.model_fields)
+
+
+def settings_toml(settings: Settings) -> str:
+    """Every setting as TOML; `load_settings` reads it back to the same settings."""
+    data = settings.model_dump(mode="json", exclude_none=True)
+    lines: list[str] = []
+    for section, values in data.items():
+        _write_table(lines, section, values)
+    return "\n".join(lines) + "\n"
+
+
+def _write_table(lines: list[str], path: str, values: Mapping[str, Any]) -> None:
+    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    if plain:
+        lines += ([""] if lines else []) + [f"[{path}]"]
+        # JSON's strings, numbers, booleans and lists of them are TOML's too
+        lines += [f"{_toml_key(key)} = {json.dumps(value)}" for key, value in plain.items()]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _write_table(lines, f"{path}.{_toml_key(key)}", value)
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)

@@ -260,8 +260,8 @@ class ModelHost(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
         """Queue one sequence and yield its events.
 
-        `aclose` on it, or cancelling the task in it, cancels the sequence within one step. Raises `CapacityError`
-        when it is not admitted and `UsageError` when it can never fit.
+        `aclose` on it, or cancelling the task in it, cancels the sequence within one step.
+        Raises `CapacityError` when it is not admitted and `UsageError` when it can never fit.
         """
 
     async def encode(

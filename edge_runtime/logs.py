@@ -19,16 +19,15 @@ def configure_logs(settings: LogSettings) -> None:
     renderer: Processor
     if settings.format == "json":
         renderer = structlog.processors.JSONRenderer()
-        exceptions: Processor = structlog.processors.dict_tracebacks
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        exceptions = structlog.processors.StackInfoRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            exceptions,
+            # plain text: the richer forms print local variables, which hold prompts and keys
+            structlog.processors.format_exc_info,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(

@@ -20,6 +20,8 @@ from edge_runtime.server.context import SERVICES
 
 log: Final = structlog.get_logger("edge_runtime.server")
 
+MIN_DRAIN_S = 0.01  # aiohttp takes 0 for "wait for ever"
+
 HostFactory = Callable[[Settings, Metrics], contextlib.AbstractAsyncContextManager[ModelHost]]
 
 
@@ -34,7 +36,7 @@ async def listening(app: web.Application, settings: Settings) -> AsyncGenerator[
     runner = web.AppRunner(
         app,
         handler_cancellation=True,
-        shutdown_timeout=server.drain_timeout_s,
+        shutdown_timeout=max(server.drain_timeout_s, MIN_DRAIN_S),
         keepalive_timeout=server.keepalive_timeout_s,
         max_line_size=server.max_header_bytes,
         max_field_size=server.max_header_bytes,
