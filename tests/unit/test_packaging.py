@@ -162,6 +162,7 @@ def test_every_pin_has_a_hash_and_no_lock_names_a_host(lock: str) -> None:
 
 
 @pytest.mark.torch
+@pytest.mark.skipif(Path(sys.prefix).name != ".venv-torch", reason="this is not the torch side")
 def test_the_torch_side_is_whole() -> None:
     """Its tests skip what they cannot import; here a missing part is an error."""
     for name in ("torch", "transformers", "optimum", "onnx", "onnxruntime", "safetensors"):
