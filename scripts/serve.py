@@ -88,11 +88,10 @@ def main() -> int:
         )
         return 1
     environment = os.environ | {
-        "EDGE_STORE__PATH": args.store,
         "EDGE_SERVER__HOST": args.host,
         "EDGE_SERVER__PORT": str(args.port),
     }
-    command = [str(Path(sys.executable).with_name("edge-runtime")), "serve"]
+    command = [str(Path(sys.executable).with_name("edge-runtime")), "serve", "--store", args.store]
     daemon = subprocess.Popen(command, env=environment)
     # Ctrl-C reaches the daemon from the terminal; a TERM sent to this process is passed on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
