@@ -45,7 +45,9 @@ _LOAD_ERRORS: _Errors = (*_ALL_ERRORS, MemoryError, RuntimeError)
 _RUN_ERRORS: _Errors = (*_ALL_ERRORS, MemoryError)
 
 
-def make_session(graph: Path, *, threads: int, spinning: bool = False) -> ort.InferenceSession:
+def make_session(
+    graph: Path, *, threads: int, spinning: bool = False, native: bool = False
+) -> ort.InferenceSession:
     """Load `graph` (with its external data beside it) for the CPU.
 
     `threads` counts the caller's thread too. `spinning` keeps idle threads busy between

@@ -1,0 +1,122 @@
+"""How a step's rows become runs of the packed graph.
+
+Only attention is padded: a run of B slots whose longest row has S tokens gathers B x S rows
+around each attention operator. One long prompt chunk among many decode rows would pad every one
+of them to its length, so such a step is split: the decode rows in one run, each long chunk in a
+run of its own. Reading the weights a second time costs less than the padding from `SPLIT_WASTE`
+padded rows on.
+
+A run covers a contiguous range of slots; slots inside the range without a row are idle
+(`query_seqlens` 0), which the attention operator skips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.core import StepRow
+
+SPLIT_WASTE = 256
+"""Padded rows (B x S - T) past which a second pass over the weights is the cheaper way."""
+
+Int64Array = npt.NDArray[np.int64]
+Int32Array = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRun:
+    """The inputs of one run over slots `first .. first + B - 1`; shapes as in the contract.
+
+    `logits_rows` are the places in the step's plan order that this run's logits fill, in the
+    order of `logits_index`.
+    """
+
+    first: int
+    input_ids: Int64Array  # [T]
+    pad_index: Int64Array  # [B, S]
+    unpad_index: Int64Array  # [T]
+    query_seqlens: Int32Array  # [B]
+    seqlens_k: Int32Array  # [B]
+    total_len: Int32Array  # [1]
+    logits_index: Int64Array  # [L]
+    logits_rows: tuple[int, ...]
+
+    @property
+    def slot_count(self) -> int:
+        """B: slots the run covers, idle ones included."""
+        return len(self.query_seqlens)
+
+
+def split_rows(rows: Sequence[StepRow]) -> list[list[StepRow]]:
+    """Group the rows of a step into runs so that no run pads more than `SPLIT_WASTE` rows."""
+    if _waste(rows) <= SPLIT_WASTE:
+        return [list(rows)]
+    short: list[StepRow] = []
+    alone: list[list[StepRow]] = []
+    for row in sorted(rows, key=lambda row: row.new_len):
+        if _waste([*short, row]) <= SPLIT_WASTE:
+            short.append(row)
+        else:
+            alone.append([row])
+    return [short, *alone] if short else alone
+
+
+def pack(rows: Sequence[StepRow], logits_rows: Sequence[int]) -> PackedRun:
+    """Pack `rows` (at most one a slot) into the graph's inputs.
+
+    `logits_rows` names, for each row that wants logits and in row order, its place among the
+    step's logits.
+    """
+    rows = sorted(rows, key=lambda row: row.slot)
+    first = rows[0].slot
+    slots = rows[-1].slot - first + 1
+    longest = max(row.new_len for row in rows)
+    pad_index = np.zeros((slots, longest), np.int64)
+    query_seqlens = np.zeros(slots, np.int32)
+    seqlens_k = np.zeros(slots, np.int32)
+    unpad: list[Int64Array] = []
+    start = 0
+    for row in rows:
+        place, count = row.slot - first, row.new_len
+        pad_index[place, :count] = np.arange(start, start + count)
+        query_seqlens[place] = count
+        seqlens_k[place] = row.cached_len + count - 1
+        unpad.append(np.arange(place * longest, place * longest + count))
+        start += count
+    ends = np.cumsum([row.new_len for row in rows]) - 1
+    wanted = [int(end) for end, row in zip(ends, rows, strict=True) if row.wants_logits]
+    # The operator wants room for the padded chunk behind the cached tokens.
+    total = max(row.cached_len for row in rows) + longest
+    return PackedRun(
+        first=first,
+        input_ids=np.fromiter((t for row in rows for t in row.tokens), np.int64, start),
+        pad_index=pad_index,
+        unpad_index=np.concatenate(unpad),
+        query_seqlens=query_seqlens,
+        seqlens_k=seqlens_k,
+        total_len=np.array([total], np.int32),
+        logits_index=np.array(wanted, np.int64),
+        logits_rows=tuple(logits_rows),
+    )
+
+
+def pack_step(rows: Sequence[StepRow]) -> list[PackedRun]:
+    """All runs of one step. Logits are numbered in plan order over all runs."""
+    place_of = {
+        row.slot: place for place, row in enumerate(r for r in rows if r.wants_logits)
+    }
+    runs = []
+    for group in split_rows(rows):
+        ordered = sorted(group, key=lambda row: row.slot)
+        runs.append(pack(ordered, [place_of[row.slot] for row in ordered if row.wants_logits]))
+    return runs
+
+
+def _waste(rows: Sequence[StepRow]) -> int:
+    slots = max(row.slot for row in rows) - min(row.slot for row in rows) + 1
+    longest = max(row.new_len for row in rows)
+    return slots * longest - sum(row.new_len for row in rows)
