@@ -26,41 +26,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.bundle.files import READ_BYTES, FileKind, FileStat
-
-_ROOT = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """Edits of directory entries that happen together; `owner` is the directory to fsync."""
-
-    owner: int
-    edits: tuple[tuple[int, str, int | None], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Bytes:
-    """A change of the file `owner`: cut to `keep` bytes (None: keep all), then append."""
-
-    owner: int
-    keep: int | None
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Sync:
-    """An fsync of the file or directory `owner`."""
-
-    owner: int
-
-
-_Effect = _Names | _Bytes | _Sync
+from edge_runtime.bundle.replay import ROOT, Bytes, Disk, Effect, Names, Sync, outcomes, replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +40,7 @@ class Call:
 
     method: str
     path: Path
-    effect: _Effect
+    effect: Effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,42 +48,12 @@ class Crash:
     """A disk as it may be found after a crash.
 
     `calls_made` of the recorded calls had returned; `outcome` says what became of those that
-    were not durable: "nothing", "everything", "only <object>" or "seed <n>".
+    were not durable: "nothing", "everything", "only <inode>" or "seed <n>".
     """
 
     calls_made: int
     outcome: str
     files: CrashFiles
-
-
-@dataclass
-class _Disk:
-    """Directories and files by inode number; inode 0 is `/`."""
-
-    directories: dict[int, dict[str, int]] = field(default_factory=lambda: {_ROOT: {}})
-    contents: dict[int, bytes] = field(default_factory=dict)
-    next_inode: int = 1
-
-    def apply(self, effect: _Effect) -> None:
-        if isinstance(effect, _Bytes):
-            old = self.contents[effect.owner]
-            self.contents[effect.owner] = old[: effect.keep] + effect.data
-        elif isinstance(effect, _Names):
-            for directory, name, inode in effect.edits:
-                if inode is None:
-                    self.directories[directory].pop(name, None)
-                else:
-                    self.directories[directory][name] = inode
-
-    def copy(self) -> _Disk:
-        directories = {inode: dict(names) for inode, names in self.directories.items()}
-        return _Disk(directories, dict(self.contents), self.next_inode)
-
-    def tree(self, inode: int = _ROOT) -> object:
-        """Everything reachable, as nested dicts of bytes: equal trees look equal to a reader."""
-        if inode in self.contents:
-            return self.contents[inode]
-        return {name: self.tree(child) for name, child in self.directories[inode].items()}
 
 
 class CrashFiles:
@@ -131,8 +72,8 @@ class CrashFiles:
         self.free = free
         self.on_call = on_call
         self.calls: list[Call] = []
-        self._durable = _Disk()
-        self._live = _Disk()
+        self._durable = Disk()
+        self._live = Disk()
         self._locks: set[Path] = set()
 
     # What a crash leaves
@@ -157,36 +98,14 @@ class CrashFiles:
         """
         for calls_made in range(len(self.calls) + 1) if after is None else after:
             seen: list[object] = []
-            for outcome, survivors in self._outcomes(calls_made, seeds):
+            history = [call.effect for call in self.calls[:calls_made]]
+            for outcome, survivors in outcomes(history, seeds):
                 files = self._after(calls_made, survivors)
                 if (tree := files.tree()) not in seen:
                     seen.append(tree)
                     yield Crash(calls_made, outcome, files)
 
-    def _outcomes(
-        self, calls_made: int, seeds: Sequence[int]
-    ) -> Iterator[tuple[str, Mapping[int, _Effect]]]:
-        """Named choices of what survives, by call number, of what is not durable."""
-        pending = self._pending(calls_made)
-        yield "nothing", {}
-        yield "everything", {index: effect for group in pending.values() for index, effect in group}
-        for owner, group in pending.items():
-            yield f"only {self.calls[group[0][0]].path} ({owner})", dict(group)
-        for seed in seeds:
-            yield f"seed {seed}", _draw(pending, random.Random(f"{calls_made}/{seed}"))
-
-    def _pending(self, calls_made: int) -> dict[int, list[tuple[int, _Effect]]]:
-        """Calls not durable after the first `calls_made`, in order, by the fsync they wait for."""
-        pending: dict[int, list[tuple[int, _Effect]]] = {}
-        for index, call in enumerate(self.calls[:calls_made]):
-            if isinstance(call.effect, _Sync):
-                pending.pop(call.effect.owner, None)
-            else:
-                pending.setdefault(call.effect.owner, []).append((index, call.effect))
-        return pending
-
-    def _after(self, calls_made: int, survivors: Mapping[int, _Effect]) -> CrashFiles:
-        lost = {index for group in self._pending(calls_made).values() for index, _ in group}
+    def _after(self, calls_made: int, survivors: Mapping[int, Effect]) -> CrashFiles:
         disk = self._durable.copy()
         # Inodes exist from the start: one that lost its name, or its bytes, is just not seen.
         disk.next_inode = self._live.next_inode
@@ -194,11 +113,7 @@ class CrashFiles:
             disk.directories.setdefault(inode, {})
         for inode in self._live.contents:
             disk.contents.setdefault(inode, b"")
-        for index, call in enumerate(self.calls[:calls_made]):
-            if index in survivors:
-                disk.apply(survivors[index])
-            elif index not in lost:
-                disk.apply(call.effect)
+        replay(disk, [call.effect for call in self.calls[:calls_made]], survivors)
         result = CrashFiles(free=self.free)
         result._live = disk
         result.sync()
@@ -232,25 +147,25 @@ class CrashFiles:
 
     def append(self, path: Path, data: bytes) -> None:
         """See `Files.append`."""
-        effect = _Bytes(self._file(path), None, bytes(data))
+        effect = Bytes(self._file(path), None, bytes(data))
         self._begin("append", path)
         self._record("append", path, effect)
 
     def truncate(self, path: Path, size: int) -> None:
         """See `Files.truncate`. Files are only ever cut here, never grown."""
-        effect = _Bytes(self._file(path), size, b"")
+        effect = Bytes(self._file(path), size, b"")
         self._begin("truncate", path)
         self._record("truncate", path, effect)
 
     def fsync_file(self, path: Path) -> None:
         """See `Files.fsync_file`."""
-        effect = _Sync(self._file(path))
+        effect = Sync(self._file(path))
         self._begin("fsync_file", path)
         self._record("fsync_file", path, effect)
 
     def fsync_dir(self, path: Path) -> None:
         """See `Files.fsync_dir`."""
-        effect = _Sync(self._directory(path))
+        effect = Sync(self._directory(path))
         self._begin("fsync_dir", path)
         self._record("fsync_dir", path, effect)
 
@@ -263,14 +178,14 @@ class CrashFiles:
             raise _os_error(errno.ENOTEMPTY, target)  # so strict that callers remove it first
         self._begin("rename", target)
         edits = ((source_dir, source.name, None), (target_dir, target.name, inode))
-        self._record("rename", target, _Names(target_dir, edits))
+        self._record("rename", target, Names(target_dir, edits))
 
     def unlink(self, path: Path) -> None:
         """See `Files.unlink`."""
         self._file(path)
         parent = self._directory(path.parent)
         self._begin("unlink", path)
-        self._record("unlink", path, _Names(parent, ((parent, path.name, None),)))
+        self._record("unlink", path, Names(parent, ((parent, path.name, None),)))
 
     def rmdir(self, path: Path) -> None:
         """See `Files.rmdir`."""
@@ -278,7 +193,7 @@ class CrashFiles:
             raise _os_error(errno.ENOTEMPTY, path)
         parent = self._directory(path.parent)
         self._begin("rmdir", path)
-        self._record("rmdir", path, _Names(parent, ((parent, path.name, None),)))
+        self._record("rmdir", path, Names(parent, ((parent, path.name, None),)))
 
     # Calls that look
 
@@ -324,18 +239,18 @@ class CrashFiles:
         if self.on_call is not None:
             self.on_call(method, path)
 
-    def _record(self, method: str, path: Path, effect: _Effect) -> None:
+    def _record(self, method: str, path: Path, effect: Effect) -> None:
         self._live.apply(effect)
         self.calls.append(Call(method, path, effect))
 
-    def _new_name(self, path: Path, inode: int) -> _Names:
+    def _new_name(self, path: Path, inode: int) -> Names:
         parent = self._directory(path.parent)
         if path.name in self._live.directories[parent]:
             raise _os_error(errno.EEXIST, path)
-        return _Names(parent, ((parent, path.name, inode),))
+        return Names(parent, ((parent, path.name, inode),))
 
     def _find(self, path: Path) -> int:
-        inode = _ROOT
+        inode = ROOT
         for part in path.parts[1:]:
             if inode not in self._live.directories:
                 raise _os_error(errno.ENOTDIR, path)
@@ -355,23 +270,6 @@ class CrashFiles:
         if inode not in self._live.directories:
             raise _os_error(errno.ENOTDIR, path)
         return inode
-
-
-def _draw(
-    pending: Mapping[int, list[tuple[int, _Effect]]], rng: random.Random
-) -> dict[int, _Effect]:
-    """A prefix of what waits for each fsync, sometimes with the next write torn."""
-    survivors: dict[int, _Effect] = {}
-    for group in pending.values():
-        length = rng.randint(0, len(group))
-        survivors.update(group[:length])
-        if length < len(group):
-            index, effect = group[length]
-            if isinstance(effect, _Bytes) and effect.keep is None:
-                part = effect.data[: rng.randint(0, len(effect.data))]
-                zeros = b"\0" * (len(effect.data) - len(part)) if rng.random() < 0.5 else b""
-                survivors[index] = _Bytes(effect.owner, None, part + zeros)
-    return survivors
 
 
 def _os_error(code: int, path: Path) -> OSError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -60,8 +61,9 @@ class DisturbedFiles(CrashFiles):
             if "edge_runtime/bundle/" in frame.f_code.co_filename:
                 lines.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
             frame = frame.f_back
-        self.fsyncs.add((*lines, str(path)))
-        return (*lines, str(path)) == self.lose
+        fsync = (*lines, re.sub("[0-9a-f]{64}", "<digest>", str(path)))
+        self.fsyncs.add(fsync)
+        return fsync == self.lose
 
     def fsync_file(self, path: Path) -> None:
         if not self._lost(path):
