@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge_runtime import __version__
 from edge_runtime.bundle.canonical import canonical_bytes
@@ -40,13 +40,16 @@ Gate = Callable[[Path, Path, VariantDraft], dict[str, Any]]
 
 Raises `BundleError` when the variant must not be shipped."""
 
+Task = Literal["embed", "classify"]
+
 DEFAULT_VARIANTS = ("int8",)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who a bundle is. `source_id` and `source_revision` default to the directory's name and
-    `local`; the weights' digest says the rest."""
+    `local`; the weights' digest says the rest.
+    """
 
     name: str
     version: str = "1"
@@ -58,14 +61,15 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to export. `task` is for encoders: embed, classify or rerank (default: by the
-    checkpoint). `max_context` caps a decoder's context in tokens."""
+    """What to export. `task` is for encoders: embed or classify (default: by the checkpoint).
+    `max_context` caps a decoder's context in tokens.
+    """
 
     checkpoint: Path
     out: Path
     identity: Identity
     variants: Sequence[str] = DEFAULT_VARIANTS
-    task: str | None = None
+    task: Task | None = None
     max_context: int | None = None
 
 
@@ -135,7 +139,7 @@ def _describe(request: Request, *, is_decoder: bool) -> _Model:
     if is_decoder:
         config = parse_config(read_config(request.checkpoint), request.max_context)
         return _Model(Kind.GENERATE, config.context, ())
-    from export_tools.encoder import encoder_facts
+    from export_tools.encoder.export import encoder_facts
 
     facts = encoder_facts(request.checkpoint, request.task)
     return _Model(Kind(facts.task), facts.context, facts.labels)
@@ -146,7 +150,7 @@ def _export(request: Request, out: Path, variant: str, progress: Progress) -> Va
         return decoder.build_variant(
             request.checkpoint, out, variant, progress, request.max_context
         )
-    from export_tools.encoder import build_variant
+    from export_tools.encoder.export import build_variant
 
     return build_variant(request.checkpoint, out, variant, task=request.task, progress=progress)
 

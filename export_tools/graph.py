@@ -1,7 +1,8 @@
 """Writes one ONNX graph and its weights, one weight block in memory at a time.
 
 Rules
-- Opset 21 unless a graph needs a newer operator, IR 10 always: newer defaults of the `onnx` package do not load on older runtimes.
+- Opset 21 unless a graph needs a newer operator, IR 10 always: newer defaults of the `onnx`
+  package do not load on older runtimes.
 - Every tensor of 16 KiB or more lies in ONE external-data file, each at a page-aligned offset,
   so that the runtime maps it instead of copying it.
 - Weights are written in the order of the graph, block by block, and never held whole.

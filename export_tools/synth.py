@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -112,13 +114,13 @@ def synthesize(
     config = dict(GEOMETRIES[geometry])
     config["num_hidden_layers"] = layers or config["num_hidden_layers"]
     vocab = int(config["vocab_size"])
-    end, start_of_turn, end_of_turn = range(vocab - len(SPECIAL_TOKENS), vocab)
+    end, end_of_turn = vocab - len(SPECIAL_TOKENS), vocab - 1
     config.update(bos_token_id=end, eos_token_id=end_of_turn)
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / CONFIG_FILE, config)
     _write_json(
         out / "generation_config.json",
-        {"eos_token_id": [end_of_turn, end], "temperature": 0.7, "top_p": 0.8},
+        {"eos_token_id": [end_of_turn, end], "do_sample": True, "temperature": 0.7, "top_p": 0.8},
     )
     write_tokenizer(out, vocab)
     _write_weights(out / SINGLE_FILE, config, seed, progress or SilentProgress())
@@ -126,7 +128,7 @@ def synthesize(
 
 
 def _write_json(path: Path, document: object) -> None:
-    path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps(document, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _write_weights(path: Path, config: dict[str, Any], seed: int, progress: Progress) -> None:
@@ -163,16 +165,24 @@ def _std(name: str, layers: int) -> float:
 def _values(
     shape: tuple[int, ...], std: float, rng: np.random.Generator
 ) -> Iterator[npt.NDArray[np.uint16]]:
-    """Blocks of BF16 values as their 16 bits."""
+    """Blocks of BF16 values as their 16 bits: a uniform draw of 65,536 normal quantiles."""
+    quantiles = np.float32(std) * _normal_quantiles()
+    if std == 0.0:
+        quantiles += np.float32(1.0)
+    bits = quantiles.view(np.uint32)
+    table = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     left = int(np.prod(shape))
     while left:
         count = min(left, _BLOCK_VALUES)
-        values = rng.standard_normal(count, np.float32) * np.float32(std)
-        if std == 0.0:
-            values += np.float32(1.0)
-        bits = values.view(np.uint32)
-        yield ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        yield table[rng.integers(0, table.size, count, np.uint16)]
         left -= count
+
+
+@cache
+def _normal_quantiles() -> npt.NDArray[np.float32]:
+    """The middle of each of 65,536 equally likely slices of the standard normal."""
+    inverse = NormalDist().inv_cdf
+    return np.array([inverse((index + 0.5) / 65536) for index in range(65536)], np.float32)
 
 
 def write_tokenizer(out: Path, vocab: int) -> None:
@@ -238,7 +248,7 @@ def _byte_pairs(count: int) -> tuple[list[str], list[list[str]]]:
     merges: list[list[str]] = []
 
     def extend(left: list[str], right: list[str]) -> list[str]:
-        made = []
+        made: list[str] = []
         for first in left:
             for second in right:
                 if len(tokens) >= count:
@@ -251,13 +261,11 @@ def _byte_pairs(count: int) -> tuple[list[str], list[list[str]]]:
     letters = [alphabet[byte] for byte in b"etaoinsrhldcumfpgwybvkxjqz"]
     space = alphabet[0x20]
     pairs = extend([space, *letters], letters)
-    fours = extend(pairs, pairs[len(letters) :])
+    extend(pairs, pairs[len(letters) :])
     others = [alphabet[byte] for byte in range(256) if alphabet[byte] not in {space, *letters}]
     extend(others, others)
     if len(tokens) < count:
-        raise ValueError(
-            f"no more than {len(tokens)} tokens can be made, {len(fours)} of them long"
-        )
+        raise ValueError(f"no more than {len(tokens)} tokens can be made")
     return tokens, merges
 
 

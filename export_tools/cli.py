@@ -1,0 +1,111 @@
+"""`edge-export`: checkpoints and recipes to bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from edge_runtime.errors import EdgeError, UsageError
+
+app = typer.Typer(
+    name="edge-export",
+    help="Turn checkpoints into checked ONNX bundles.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+_OUT = Annotated[Path, typer.Option("--out", "-o", help="Directory to make; it must not exist.")]
+
+
+@app.command()
+def build(  # noqa: PLR0917 - options of a command
+    source: Annotated[
+        Path, typer.Argument(help="A checkpoint directory, or a recipe.toml (or its directory).")
+    ],
+    out: _OUT,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant", help="int8 (default), int4, fp32, int8-7bit, int8-blocks; repeatable."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Bundle name [default: the directory's].")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Version shown to users.")] = None,
+    release: Annotated[
+        int | None, typer.Option(min=1, help="Rising number; a box never goes back by itself.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="For encoders: embed or classify [default: by the checkpoint]."),
+    ] = None,
+    max_context: Annotated[
+        int | None, typer.Option(min=1, help="Cap of a decoder's context, tokens.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Trained checkpoint of a recipe with a [train] table.")
+    ] = None,
+) -> None:
+    """Export a checkpoint or recipe, check it, and write the bundle directory."""
+    from export_tools.build import build as build_bundle
+    from export_tools.console import RichProgress
+    from export_tools.plan import Overrides, parse_task, plan_request
+
+    console = Console(stderr=True)
+    with _reported(console):
+        overrides = Overrides(
+            tuple(variant or ()), name, version, release, licence, parse_task(task), max_context
+        )
+        request = plan_request(source, out, overrides, checkpoint)
+        with RichProgress(console) as progress:
+            manifest = build_bundle(request, progress=progress)
+    size = sum(entry.size for entry in manifest.files)
+    names = ", ".join(found.name for found in manifest.variants)
+    console.print(f"{out}: {manifest.name}@{manifest.version} ({names}), {size / 1e6:.1f} MB")
+
+
+@app.command()
+def synth(
+    geometry: Annotated[
+        str, typer.Argument(help="qwen2.5-0.5b, qwen2.5-1.5b, llama-3.2-1b or smollm2-135m.")
+    ],
+    out: _OUT,
+    layers: Annotated[int | None, typer.Option(min=1, help="Fewer layers than the model.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+) -> None:
+    """Write a random-weight checkpoint of a known geometry, with a working tokenizer."""
+    from export_tools.console import RichProgress
+    from export_tools.synth import synthesize
+
+    console = Console(stderr=True)
+    with _reported(console):
+        if out.exists():
+            raise UsageError(f"{out} exists; remove it or choose another", param="out")
+        with RichProgress(console) as progress:
+            synthesize(geometry, out, layers=layers, seed=seed, progress=progress)
+    console.print(f"{out}: {geometry} with random weights")
+
+
+class _reported:  # noqa: N801 - reads as a statement
+    """Turns the project's errors into one line and exit code 1."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if isinstance(error, EdgeError):
+            self._console.print(f"error: {error}", style="red", markup=False, highlight=False)
+            raise typer.Exit(1) from error
+
+
+if __name__ == "__main__":
+    app()

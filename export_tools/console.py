@@ -1,0 +1,55 @@
+"""One progress bar on the terminal: what is done, the tensor in work, the time left."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+class RichProgress:
+    """A `Progress` listener that draws; a context manager, quiet where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            DownloadColumn(binary_units=True),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[tensor]}"),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, task: str, total_bytes: int) -> None:
+        """Start the bar anew for the next phase."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(task, total=total_bytes, tensor="")
+
+    def advance(self, tensor: str, done_bytes: int) -> None:
+        """Move the bar and name the tensor."""
+        if self._task is not None:
+            self._bar.update(self._task, advance=done_bytes, tensor=tensor)
