@@ -35,20 +35,29 @@ async def _until_idle(host: FakeHost) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("n", [1, 3])
 async def test_disconnect_cancels_every_sequence(
-    client: aiohttp.ClientSession, host: FakeHost, metrics: Metrics, stream: bool, n: int
+    client: aiohttp.ClientSession,
+    host: FakeHost,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: bool,
+    n: int,
 ) -> None:
     host.pause_after = 2
     body = {**CHAT, "stream": stream, "n": n}
+    accounted = asyncio.Event()
+    observe = metrics.observe
+    monkeypatch.setattr(
+        metrics, "observe", lambda *args, **kw: (observe(*args, **kw), accounted.set())
+    )
     writer = await _send(client, "/v1/chat/completions", body)
     await host.paused.wait()
     writer.close()
     async with asyncio.timeout(5):
         await _until_idle(host)
+        await accounted.wait()
     assert host.cancelled == n
     route = {"route": "/v1/chat/completions"}
-    async with asyncio.timeout(5):
-        while not metrics.registry.get_sample_value("edge_http_disconnects_total", route):
-            await asyncio.sleep(0)
+    assert metrics.registry.get_sample_value("edge_http_disconnects_total", route) == 1
     left = {**route, "status": "499", "model": "echo"}
     assert metrics.registry.get_sample_value("edge_http_requests_total", left) == 1
     assert metrics.registry.get_sample_value("edge_http_requests_active") == 0

@@ -200,9 +200,12 @@ async def test_unsafe_request_id_is_replaced(client: aiohttp.ClientSession) -> N
 async def test_large_bodies_are_413(host: FakeHost) -> None:
     settings = Settings.model_validate({"server": {"port": 0, "max_body_bytes": 1024}})
     app = create_app(host, settings, Metrics())
-    async with listening(app, settings) as url, aiohttp.ClientSession(url) as client:
-        async with client.post(CHAT, data=b"x" * 1025) as response:
-            await refusal(response, 413, "body_too_large")
+    async with (
+        listening(app, settings) as url,
+        aiohttp.ClientSession(url) as client,
+        client.post(CHAT, data=b"x" * 1025) as response,
+    ):
+        await refusal(response, 413, "body_too_large")
 
 
 async def test_slow_bodies_are_408(host: FakeHost) -> None:
@@ -214,9 +217,12 @@ async def test_slow_bodies_are_408(host: FakeHost) -> None:
         await never.wait()
 
     app = create_app(host, settings, Metrics())
-    async with listening(app, settings) as url, aiohttp.ClientSession(url) as client:
-        async with client.post(CHAT, data=body()) as response:
-            await refusal(response, 408, "body_timeout")
+    async with (
+        listening(app, settings) as url,
+        aiohttp.ClientSession(url) as client,
+        client.post(CHAT, data=body()) as response,
+    ):
+        await refusal(response, 408, "body_timeout")
 
 
 async def test_loading_is_503_with_reason_also_for_names_not_known_yet(
