@@ -1,0 +1,272 @@
+"""Continuous batching: which tokens of which sequences the next decoder step computes.
+
+Rules
+- Decoding rows come first: every running sequence with a sampled token is in every step.
+- Prompt tokens fill what is left of the step's time: with others decoding, as many tokens as the
+  learned cost says fit `inter_token_target_ms`, at least `min_chunk_tokens`; alone, full chunks.
+- Prompts advance in order of urgency: interactive before batch, then by arrival; a waiting batch
+  request gains on interactive ones with its age (`BATCH_AGE_S`), so nobody starves.
+- A sequence joins when a slot is free and leaves in the step after its last token; cancelling
+  frees the slot before the next plan.
+- A request that can never fit is a `UsageError`; one that would wait too long a `CapacityError`
+  with the time after which it is worth asking again.
+
+Pure: no clock, no I/O, no randomness. `now_s` is handed in; one caller at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from edge_runtime.core import GenerateRequest, RequestClass, StepPlan, StepRow
+from edge_runtime.errors import CapacityError, UsageError
+from edge_runtime.scheduler.cost import StepCost
+from edge_runtime.scheduler.slots import SlotChoice, SlotTable
+
+BATCH_AGE_S = 10.0
+"""A batch request is as urgent as an interactive one that arrived this much later."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """Bounds of one model's scheduler; units in the names."""
+
+    slots: int
+    max_len: int
+    max_chunk_tokens: int
+    min_chunk_tokens: int
+    inter_token_target_ms: float
+    max_waiting: int
+    max_wait_s: float
+
+
+@dataclass(slots=True, eq=False)
+class RunningSequence:
+    """One admitted request: its tokens so far and how many of them are cached in its slot."""
+
+    request: GenerateRequest
+    tokens: list[int]
+    slot: int | None = None
+    cached_len: int = 0
+    reused_len: int = 0
+
+    @property
+    def prompt_len(self) -> int:
+        """Tokens the caller sent."""
+        return len(self.request.prompt)
+
+    @property
+    def output_len(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - self.prompt_len
+
+    @property
+    def pending_len(self) -> int:
+        """Tokens not yet cached: prompt still to compute, or the one token just sampled."""
+        return len(self.tokens) - self.cached_len
+
+    @property
+    def decoding(self) -> bool:
+        """True once the whole prompt was computed."""
+        return self.output_len > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A sequence that got its slot for this step; `choice` says what must be copied first."""
+
+    sequence: RunningSequence
+    choice: SlotChoice
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One step: its plan, the sequence behind each row, and who joined."""
+
+    plan: StepPlan
+    sequences: tuple[RunningSequence, ...]
+    joined: tuple[Joined, ...]
+
+    @property
+    def sampled(self) -> list[RunningSequence]:
+        """Sequences that get a token from this step, in the order of its logits."""
+        rows = zip(self.plan.rows, self.sequences, strict=True)
+        return [sequence for row, sequence in rows if row.wants_logits]
+
+
+@dataclass(slots=True)
+class DecodeScheduler:
+    """The queue, the slots and the running sequences of one decoder."""
+
+    limits: DecodeLimits
+    cost: StepCost = field(default_factory=StepCost)
+    _waiting: list[RunningSequence] = field(default_factory=list)
+    _running: list[RunningSequence] = field(default_factory=list)
+    _table: SlotTable = field(init=False)
+    _mean_output: float = 64.0  # tokens an answer has had, for waiting times
+
+    def __post_init__(self) -> None:
+        self._table = SlotTable(self.limits.slots)
+
+    @property
+    def waiting_count(self) -> int:
+        """Sequences without a slot."""
+        return len(self._waiting)
+
+    @property
+    def running_count(self) -> int:
+        """Sequences that hold a slot."""
+        return len(self._running)
+
+    def submit(self, request: GenerateRequest, now_s: float) -> RunningSequence:
+        """Queue a request.
+
+        Raises `UsageError` when it can never run, `CapacityError` when the queue is full, the
+        wait would be too long, or its deadline cannot be met.
+        """
+        self._check_fits(request)
+        wait_s = self.expected_wait_s()
+        if len(self._waiting) >= self.limits.max_waiting:
+            raise CapacityError(
+                f"{len(self._waiting)} sequences wait for a slot already; retry later",
+                retry_after_s=max(1.0, wait_s),
+            )
+        if wait_s > self.limits.max_wait_s:
+            raise CapacityError(
+                f"a slot is expected in {wait_s:.0f} s and requests may wait "
+                f"{self.limits.max_wait_s:.0f} s on this box; retry later",
+                retry_after_s=wait_s - self.limits.max_wait_s + 1.0,
+            )
+        if request.deadline_s is not None and now_s + wait_s > request.deadline_s:
+            raise CapacityError(
+                f"a slot is expected in {wait_s:.1f} s, after the request's deadline; "
+                "retry later or allow more time",
+                retry_after_s=max(1.0, wait_s),
+            )
+        sequence = RunningSequence(request, list(request.prompt))
+        self._waiting.append(sequence)
+        return sequence
+
+    def expected_wait_s(self) -> float:
+        """Seconds a request queued now is expected to wait for its slot, from learned costs."""
+        ahead = len(self._waiting) + 1 - (self.limits.slots - len(self._running))
+        if ahead <= 0:
+            return 0.0
+        step_s = self.cost.step_ms(max(1, len(self._running))) / 1000.0
+        rounds = -(-ahead // self.limits.slots)
+        prompt_s = self.cost.slope_ms / 1000.0 * sum(s.pending_len for s in self._waiting)
+        return rounds * self._mean_output * step_s + prompt_s
+
+    def plan(self) -> Planned | None:
+        """The next step, or None when there is nothing to compute."""
+        joined = self._join()
+        rows: list[StepRow] = []
+        members: list[RunningSequence] = []
+        for sequence in self._running:
+            if sequence.decoding:
+                rows.append(_row(sequence, 1))
+                members.append(sequence)
+        budget = self._prompt_budget(len(rows))
+        for sequence in sorted((s for s in self._running if not s.decoding), key=_urgency):
+            count = min(sequence.pending_len, self.limits.max_chunk_tokens, budget)
+            if count <= 0:
+                continue
+            rows.append(_row(sequence, count))
+            members.append(sequence)
+            budget -= count
+        if not rows:
+            return None
+        return Planned(StepPlan(tuple(rows)), tuple(members), joined)
+
+    def commit(self, planned: Planned, tokens: Sequence[int]) -> None:
+        """The step ran: `tokens` are the sampled ones, in the order of `planned.sampled`."""
+        sampled = planned.sampled
+        if len(tokens) != len(sampled):
+            raise ValueError(f"{len(sampled)} rows wanted logits, {len(tokens)} tokens given")
+        for row, sequence in zip(planned.plan.rows, planned.sequences, strict=True):
+            sequence.cached_len += row.new_len
+            self._table.extend(row.slot, row.tokens)
+        for sequence, token in zip(sampled, tokens, strict=True):
+            sequence.tokens.append(token)
+
+    def finish(self, sequence: RunningSequence) -> None:
+        """Take a sequence out, whether it runs or waits; its slot is free for the next plan."""
+        if sequence in self._running:
+            self._running.remove(sequence)
+            self._mean_output += 0.05 * (sequence.output_len - self._mean_output)
+        elif sequence in self._waiting:
+            self._waiting.remove(sequence)
+        if sequence.slot is not None:
+            self._table.release(sequence.slot)
+            sequence.slot = None
+
+    def abandon_step(self, planned: Planned) -> None:
+        """The step failed: the KV of its slots cannot be trusted any more."""
+        for row in planned.plan.rows:
+            self._table.forget(row.slot)
+
+    def check_integrity(self) -> None:
+        """Assert the invariants; cheap enough for every idle moment and every test step."""
+        slots = [sequence.slot for sequence in self._running]
+        assert None not in slots, slots
+        assert len(set(slots)) == len(slots), slots
+        assert self._table.busy_count == len(self._running)
+        for sequence in self._running:
+            assert sequence.slot is not None
+            resident = self._table.resident(sequence.slot)
+            assert list(resident) == sequence.tokens[: sequence.cached_len]
+            assert sequence.pending_len > 0
+            assert len(sequence.tokens) <= self.limits.max_len + 1
+
+    def _check_fits(self, request: GenerateRequest) -> None:
+        if not request.prompt:
+            raise UsageError("the prompt has no tokens; send some text", param="prompt")
+        if len(request.prompt) >= self.limits.max_len:
+            raise UsageError(
+                f"the prompt has {len(request.prompt)} tokens and the context is "
+                f"{self.limits.max_len}; shorten it",
+                param="prompt",
+                code="context_length_exceeded",
+            )
+
+    def _join(self) -> tuple[Joined, ...]:
+        joined = []
+        self._waiting.sort(key=_urgency)
+        while self._waiting:
+            sequence = self._waiting[0]
+            choice = self._table.choose(sequence.request.prompt)
+            if choice is None:
+                break
+            self._waiting.pop(0)
+            self._table.take(choice)
+            sequence.slot = choice.slot
+            sequence.cached_len = sequence.reused_len = choice.cached_len
+            self._running.append(sequence)
+            joined.append(Joined(sequence, choice))
+        return tuple(joined)
+
+    def _prompt_budget(self, decode_rows: int) -> int:
+        """Prompt tokens this step may compute beside `decode_rows` decoding ones."""
+        if decode_rows == 0:
+            return self.limits.max_chunk_tokens
+        within = self.cost.tokens_within(self.limits.inter_token_target_ms) - decode_rows
+        return min(max(within, self.limits.min_chunk_tokens), self.limits.max_chunk_tokens)
+
+
+def _urgency(sequence: RunningSequence) -> float:
+    """Smaller is sooner: the arrival, later by a constant for batch requests."""
+    request = sequence.request
+    handicap = BATCH_AGE_S if request.request_class is RequestClass.BATCH else 0.0
+    return request.arrival_s + handicap
+
+
+def _row(sequence: RunningSequence, count: int) -> StepRow:
+    assert sequence.slot is not None
+    start = sequence.cached_len
+    return StepRow(
+        slot=sequence.slot,
+        tokens=tuple(sequence.tokens[start : start + count]),
+        cached_len=start,
+        wants_logits=start + count == len(sequence.tokens),
+    )
