@@ -1,0 +1,1 @@
+"""Other engines, each in a worker process and an environment of its own."""
