@@ -37,6 +37,7 @@ log: Final = structlog.get_logger("edge_runtime.server")
 
 OVERLOAD_RETRY_S = 1.0
 UNKNOWN_ROUTE = "unknown"
+PROBED = frozenset({"/health", "/metrics"})
 
 
 def routes() -> list[web.RouteDef]:
@@ -87,7 +88,7 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
     set_context(request, context)
     response = await handler(request)
     if not response.prepared:
-        response.headers.update(context.answer_headers())
+        response.headers.update(context.answer_headers(answered=response.status < 400))
     return response
 
 
@@ -107,7 +108,9 @@ async def account(request: web.Request, handler: Handler) -> web.StreamResponse:
         model = context.info.name if context.info is not None else ""
         services.metrics.count("edge_http_requests_total", context.route, status, model)
         services.metrics.observe("edge_http_request_seconds", context.route, value=seconds)
-        log.info(
+        # probes come every few seconds and say nothing new
+        write = log.debug if context.route in PROBED else log.info
+        write(
             "request",
             action="request_ended",
             request_id=context.request_id,

@@ -92,10 +92,10 @@ class RequestContext:
     info: ModelInfo | None = None
     cors_origin: str | None = None
 
-    def answer_headers(self) -> dict[str, str]:
-        """Headers that say who answered and why."""
+    def answer_headers(self, *, answered: bool = True) -> dict[str, str]:
+        """Headers that say who answered and why; a refusal was answered by no model."""
         headers = {"x-request-id": self.request_id}
-        if self.info is not None:
+        if answered and self.info is not None:
             headers["x-edge-answered-by"] = self.info.full_name
             headers["x-edge-tier"] = "local"
             headers["x-edge-reason"] = "requested-model"
