@@ -18,6 +18,7 @@ def canonical_bytes(value: object) -> bytes:
     Takes what JSON can hold: None, bool, int, float, str, lists or tuples, and dicts with
     string keys. Raises `ValueError` for anything else, for NaN and infinities, for integers
     beyond +-(2**53 - 1) and for lone surrogates: none of them has a portable JSON form.
+    Floats from 2**53 up to 1e21 are written like integers and read back as refused ones.
     """
     try:
         return rfc8785.dumps(value)  # type: ignore[arg-type]  # it checks the value itself

@@ -36,7 +36,7 @@ from pathlib import Path
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from edge_runtime.bundle.activation import Committed, Loader, Refused
+from edge_runtime.bundle.activation import Committed, Loader, Prepared, Refused
 from edge_runtime.bundle.digests import bundle_digest
 from edge_runtime.bundle.files import Files, RealFiles, exists, make_dirs, remove_tree
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest, Sha256
@@ -241,7 +241,7 @@ class Store:
                     self._pointers.sync()  # an earlier call may have failed before its own
                     return Committed(target)
                 manifest = self._verify_for(target)
-                prepared = loader(self.directory(target.bundle_digest), manifest)
+                prepared = _prepare(loader, self.directory(target.bundle_digest), manifest)
             except EdgeError as error:
                 return Refused(str(error))
             if isinstance(prepared, Refused):
@@ -317,3 +317,10 @@ class Store:
             raise EngineError(
                 f"the store {self._root} failed: {error}; check the disk, then restart"
             ) from error
+
+
+def _prepare(loader: Loader, directory: Path, manifest: Manifest) -> Prepared | Refused:
+    try:
+        return loader(directory, manifest)
+    except OSError as error:  # the engine's own trouble, not this disk's
+        return Refused(str(error))

@@ -91,9 +91,7 @@ class GraphRunner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self.session = ort.InferenceSession(
-            str(graph), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         self.capacity = capacity
         self.kv = {}
         for item in self.session.get_inputs():
