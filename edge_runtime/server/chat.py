@@ -150,7 +150,10 @@ async def chat_tokens(codec: TextCodec, messages: Sequence[Message]) -> tuple[in
     """Tokens of a chat with the generation prompt added. Raises `UsageError`."""
     plain = [message.for_template() for message in messages]
     chars = sum(len(str(message["content"])) for message in plain)
-    return tuple(await offload(lambda: codec.apply_chat_template(plain), chars=chars))
+    tokens = await offload(lambda: codec.apply_chat_template(plain), chars=chars)
+    if not tokens:
+        raise UsageError("the messages give no tokens: send some text", param="messages")
+    return tuple(tokens)
 
 
 def need_chat_template(info: ModelInfo) -> None:

@@ -58,6 +58,9 @@ async def encode(request: web.Request, body: EncodeBody, kind: Kind) -> Encoded:
     inputs = split_inputs(body.input, param="input", limit=limit)
     codec = services.host.codec(info.name)
     token_lists = await to_tokens(codec, inputs, info, "input")
+    for at, tokens in enumerate(token_lists):
+        if not tokens:
+            raise UsageError(f"input {at} gives no tokens: send some text", param="input")
     cut_to = body.limit(info)
     if cut_to is None:
         _refuse_long(token_lists, info)

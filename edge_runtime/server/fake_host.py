@@ -225,17 +225,17 @@ def answer_events(request: GenerateRequest) -> list[TokenEvent]:
     text = bytes(answer).decode(errors="replace")
     cut = min((at for stop in params.stop if (at := text.find(stop)) >= 0), default=None)
     events: list[TokenEvent] = []
-    pending = b""
+    pending, shown = b"", 0
     for at, token in enumerate(tokens):
         piece = ""
         if token != EOS:
             pending += bytes([token])
             with contextlib.suppress(UnicodeDecodeError):
                 piece, pending = pending.decode(), b""
-        shown = sum(len(event.text) for event in events)
         reason = _reason(token, at, cut, shown + len(piece), params.max_tokens)
         if cut is not None:
             piece = piece[: max(0, cut - shown)]
+        shown += len(piece)
         events.append(_event(token, piece, reason, request, first=not events))
         if reason is not None:
             break

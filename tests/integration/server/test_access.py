@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
+import signal
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -172,3 +174,29 @@ async def test_serve_opens_the_host_listens_and_stops() -> None:
     assert closed == [True]
     with pytest.raises(aiohttp.ClientError):
         await stop_after_one_request()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_serve_stops_on_a_signal(number: signal.Signals) -> None:
+    host = FakeHost()
+    urls: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def open_host(settings: Settings, metrics: Metrics) -> AsyncIterator[FakeHost]:
+        yield host
+
+    def on_listening(url: str) -> None:
+        urls.append(url)
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
+
+    settings = Settings.model_validate({"server": {"port": 0}})
+    async with asyncio.timeout(10):
+        await serve(settings, open_host, on_listening=on_listening)
+    assert len(urls) == 1
+
+
+async def test_long_texts_are_tokenised_beside_the_loop(host: FakeHost) -> None:
+    async with daemon(host) as client:
+        body = {"model": "bytes-embed", "input": "x" * 20_000, "truncate": True}
+        async with client.post("/v1/embeddings", json=body) as response:
+            assert (await response.json())["usage"]["prompt_tokens"] == 32

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 
 import aiohttp
 import pytest
 
+from edge_runtime.config import Settings
 from edge_runtime.metrics import Metrics
-from edge_runtime.server.fake_host import FakeHost
+from edge_runtime.server.app import create_app
+from edge_runtime.server.fake_host import FakeHost, fake_models
+from edge_runtime.server.serve import listening
 
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -103,4 +107,25 @@ async def test_others_go_on_when_one_leaves(client: aiohttp.ClientSession, host:
     host.resume.set()
     async with await other as response:
         assert (await response.json())["choices"][0]["text"] == "stay"
+    assert host.cancelled == 1
+
+
+async def test_a_client_that_stops_reading_is_cut_off() -> None:
+    info = next(one for one in fake_models() if one.name == "plain")
+    host = FakeHost([dataclasses.replace(info, context_tokens=1 << 16)])
+    settings = Settings.model_validate({"server": {"port": 0, "write_timeout_s": 0.05}})
+    app = create_app(host, settings, Metrics())
+    body = {
+        "model": "plain",
+        "prompt": "x",
+        "stream": True,
+        "ignore_eos": True,
+        "logprobs": 20,
+        "max_tokens": 20_000,  # some 10 MB: more than the buffers between the two hold
+    }
+    async with listening(app, settings) as url, aiohttp.ClientSession(url) as session:
+        writer = await _send(session, "/v1/completions", body)
+        async with asyncio.timeout(60):
+            await host.ended.wait()
+        writer.close()
     assert host.cancelled == 1
