@@ -98,12 +98,15 @@ def build(
     if request.out.exists():
         raise UsageError(f"{request.out} exists; remove it or choose another", param="out")
     is_decoder = _is_decoder(request.checkpoint)
+    model = _describe(request, is_decoder=is_decoder)
+    metadata = CheckpointMetadata(request.checkpoint)
     check = gate or default_gate(is_decoder=is_decoder)
     with _staging(request.out) as directory:
-        model = _describe(request, is_decoder=is_decoder)
         drafts = [_export(request, directory, name, listener) for name in request.variants]
         gates = {draft.name: check(request.checkpoint, directory, draft) for draft in drafts}
-        manifest = pack(directory, _manifest(request, directory, model, drafts, gates))
+        document = _manifest(request, model, drafts, gates)
+        document.update(_sections(metadata, model.kind, directory))
+        manifest = pack(directory, document)
         directory.rename(request.out)
     return manifest
 
@@ -157,23 +160,20 @@ def _export(request: Request, out: Path, variant: str, progress: Progress) -> Va
 
 def _manifest(
     request: Request,
-    directory: Path,
     model: _Model,
     drafts: Sequence[VariantDraft],
     gates: dict[str, dict[str, Any]],
 ) -> dict[str, object]:
-    """The manifest without `files`; copies the tokenizer and template into the bundle."""
-    identity, metadata = request.identity, CheckpointMetadata(request.checkpoint)
+    """The manifest without `files` and without what `_sections` adds."""
+    identity = request.identity
     digest = weights_digest(Checkpoint(request.checkpoint).files)
-    template = metadata.copy_template(directory) if model.kind is Kind.GENERATE else None
-    document: dict[str, object] = {
+    return {
         "schema": SCHEMA,
         "name": identity.name,
         "version": identity.version,
         "release": identity.release,
         "kind": model.kind.value,
         "variants": [_variant(draft) for draft in drafts],
-        "tokenizer": metadata.copy_tokenizer(directory).model_dump(mode="json"),
         "licence": identity.licence,
         "source": {
             "id": identity.source_id or request.checkpoint.resolve().name,
@@ -185,11 +185,20 @@ def _manifest(
         "context": model.context,
         "labels": list(model.labels),
     }
+
+
+def _sections(metadata: CheckpointMetadata, kind: Kind, directory: Path) -> dict[str, object]:
+    """Tokenizer, chat template and sampling; copies the files they name into the bundle."""
+    sections: dict[str, object] = {
+        "tokenizer": metadata.copy_tokenizer(directory).model_dump(mode="json")
+    }
+    if kind is not Kind.GENERATE:
+        return sections
+    sections["sampling"] = metadata.sampling().model_dump(mode="json")
+    template = metadata.copy_template(directory)
     if template is not None:
-        document["chat_template"] = template.model_dump(mode="json")
-    if model.kind is Kind.GENERATE:
-        document["sampling"] = metadata.sampling().model_dump(mode="json")
-    return document
+        sections["chat_template"] = template.model_dump(mode="json")
+    return sections
 
 
 def _variant(draft: VariantDraft) -> dict[str, object]:

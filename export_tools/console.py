@@ -32,7 +32,6 @@ class RichProgress:
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        self._bar.start()
         return self
 
     def __exit__(
@@ -47,6 +46,7 @@ class RichProgress:
         """Start the bar anew for the next phase."""
         if self._task is not None:
             self._bar.remove_task(self._task)
+        self._bar.start()
         self._task = self._bar.add_task(task, total=total_bytes, tensor="")
 
     def advance(self, tensor: str, done_bytes: int) -> None:

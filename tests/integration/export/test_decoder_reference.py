@@ -82,13 +82,15 @@ class Case:
         family, changes = CASES[name]
         torch.manual_seed(3)
         config = getattr(transformers, f"{family}Config")(**{**SIZES, **changes})
-        model = getattr(transformers, f"{family}ForCausalLM")._from_config(
-            config, attn_implementation="eager"
-        ).eval()
+        model = (
+            getattr(transformers, f"{family}ForCausalLM")
+            ._from_config(config, attn_implementation="eager")
+            .eval()
+        )
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim == 1:  # biases and norms start as constants that hide mistakes
-                    parameter += torch.randn_like(parameter) * 0.2
+                    parameter.add_(torch.randn_like(parameter) * 0.2)
             rng = np.random.default_rng(5)
             self.sequences = [rng.integers(0, VOCAB, length).tolist() for length in LENGTHS]
             self.expected = [
