@@ -16,11 +16,13 @@ def token_text(codec: TextCodec, token_id: int) -> str:
 
 
 def is_end_mark(codec: TextCodec, event: TokenEvent) -> bool:
-    """True for an end-of-sequence token, which is no part of the answer."""
+    """True for an end-of-sequence token, which is no part of the answer.
+
+    Its event may still carry text that was held back before.
+    """
     return (
         event.token_id is not None
         and event.finish_reason is FinishReason.STOP
-        and not event.text
         and codec.decode([event.token_id], skip_special_tokens=True) == ""
     )
 

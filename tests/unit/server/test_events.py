@@ -112,7 +112,7 @@ def test_a_token_of_half_a_character_has_no_bytes() -> None:
 def test_the_end_mark_is_no_part_of_the_answer() -> None:
     events = [
         TokenEvent(104, "h", logprob=-1.0, top_logprobs=(TokenLogprob(105, -2.0),)),
-        TokenEvent(EOS, "", logprob=-0.1, finish_reason=FinishReason.STOP),
+        TokenEvent(EOS, "held back", logprob=-0.1, finish_reason=FinishReason.STOP),
     ]
     content = chat_logprobs(ByteCodec(), events)["content"]
     assert isinstance(content, list)
