@@ -9,12 +9,13 @@ Rules
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,7 +63,7 @@ class Identity:
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to export. `task` is for encoders: embed or classify (default: by the checkpoint).
-    `max_context` caps a decoder's context in tokens.
+    `max_context` caps a decoder's context in tokens. `limits` replace limits of the gate by name.
     """
 
     checkpoint: Path
@@ -71,6 +72,7 @@ class Request:
     variants: Sequence[str] = DEFAULT_VARIANTS
     task: Task | None = None
     max_context: int | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def build(
     is_decoder = _is_decoder(request.checkpoint)
     model = _describe(request, is_decoder=is_decoder)
     metadata = CheckpointMetadata(request.checkpoint)
-    check = gate or default_gate(is_decoder=is_decoder)
+    check = gate or default_gate(request.limits, is_decoder=is_decoder)
     with _staging(request.out) as directory:
         drafts = [_export(request, directory, name, listener) for name in request.variants]
         gates = {draft.name: check(request.checkpoint, directory, draft) for draft in drafts}
@@ -111,11 +113,32 @@ def build(
     return manifest
 
 
-def default_gate(*, is_decoder: bool) -> Gate:
-    """The gate for a kind of model."""
-    from export_tools import gate as gates
+def default_gate(limits: Mapping[str, float], *, is_decoder: bool) -> Gate:
+    """The gate for a kind of model. `limits` replace those of the same name.
 
-    return gates.gate_decoder if is_decoder else gates.gate_encoder
+    Raises `UsageError` for a limit that the gate does not have.
+    """
+    from export_tools import gate as gates
+    from export_tools.gate.limits import DECODER_LIMITS, ENCODER_LIMITS
+
+    kind: type[gates.DecoderLimits | gates.EncoderLimits]
+    kind = gates.DecoderLimits if is_decoder else gates.EncoderLimits
+    known = [item.name for item in dataclasses.fields(kind)]
+    unknown = sorted(set(limits) - set(known))
+    if unknown:
+        raise UsageError(
+            f"unknown limits {', '.join(unknown)}; choose among: {', '.join(known)}", param="gate"
+        )
+
+    def check(checkpoint: Path, directory: Path, draft: VariantDraft) -> dict[str, Any]:
+        if is_decoder:
+            base = DECODER_LIMITS[draft.dtype]
+            own = dataclasses.replace(base, **limits)
+            return gates.gate_decoder(checkpoint, directory, draft, limits=own)
+        wanted = dataclasses.replace(ENCODER_LIMITS[draft.dtype], **limits)
+        return gates.gate_encoder(checkpoint, directory, draft, limits=wanted)
+
+    return check
 
 
 @contextmanager
@@ -223,6 +246,7 @@ def recipe_digest(request: Request, source_sha256: str) -> str:
         "source_sha256": source_sha256,
         "task": request.task,
         "max_context": request.max_context,
+        "limits": dict(request.limits),
         "variants": {name: variant_spec(name).plan.describe() for name in request.variants},
     }
     return hashlib.sha256(canonical_bytes(recipe)).hexdigest()

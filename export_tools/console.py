@@ -40,7 +40,8 @@ class RichProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if self._task is not None:  # stopping a bar that never started prints an empty line
+            self._bar.stop()
 
     def begin(self, task: str, total_bytes: int) -> None:
         """Start the bar anew for the next phase."""

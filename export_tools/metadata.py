@@ -44,14 +44,35 @@ class CheckpointMetadata:
         self._generation = read_optional(directory / "generation_config.json")
         self._ids = _token_ids(read_optional(directory / TOKENIZER_FILE))
 
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that starts a text, when the model wants one."""
+        return self._special("bos")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The token that fills rows of a padded batch."""
+        return self._special("pad")
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Every id that ends an answer: of the generation config, the config, the tokenizer."""
+        found: list[int] = []
+        for value in (self._generation.get("eos_token_id"), self._config.get("eos_token_id")):
+            found += [value] if isinstance(value, int) else list(value or [])
+        text = self._token_text("eos_token")
+        if text in self._ids:
+            found.append(self._ids[text])
+        return tuple(dict.fromkeys(found))
+
     def copy_tokenizer(self, out: Path) -> Tokenizer:
         """Copy `tokenizer.json` into the bundle; returns the manifest's section."""
         shutil.copyfile(self.directory / TOKENIZER_FILE, out / TOKENIZER_FILE)
         return Tokenizer(
             file=TOKENIZER_FILE,
-            bos_token_id=self._special("bos"),
-            eos_token_ids=self._eos_ids(),
-            pad_token_id=self._special("pad"),
+            bos_token_id=self.bos_token_id,
+            eos_token_ids=self.eos_token_ids,
+            pad_token_id=self.pad_token_id,
         )
 
     def copy_template(self, out: Path) -> ChatTemplate | None:
@@ -86,16 +107,6 @@ class CheckpointMetadata:
             return None if text is None else self._ids.get(text)
         value = self._config.get(f"{name}_id")
         return value if isinstance(value, int) else None
-
-    def _eos_ids(self) -> tuple[int, ...]:
-        """Every id that ends an answer: of the generation config, the config, the tokenizer."""
-        found: list[int] = []
-        for value in (self._generation.get("eos_token_id"), self._config.get("eos_token_id")):
-            found += [value] if isinstance(value, int) else list(value or [])
-        text = self._token_text("eos_token")
-        if text in self._ids:
-            found.append(self._ids[text])
-        return tuple(dict.fromkeys(found))
 
     def _token_text(self, name: str) -> str | None:
         value = self._tokenizer_config.get(name)

@@ -100,6 +100,7 @@ def _from_recipe(
         variants=overrides.variants or recipe.variants,
         task=overrides.task or TASKS.get(recipe.kind),
         max_context=overrides.max_context or recipe.max_context,
+        limits=recipe.gate,
     )
 
 

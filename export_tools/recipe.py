@@ -61,6 +61,7 @@ class Recipe(_Table):
     release: int = Field(1, ge=1)
     variants: tuple[str, ...] = ("int8",)
     max_context: int | None = Field(None, gt=0)
+    gate: dict[str, float] = Field(default_factory=dict)
     train: dict[str, Any] | None = None
 
     @property

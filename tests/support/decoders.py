@@ -18,6 +18,7 @@ from export_tools.synth import write_tokenizer
 TINY_VOCAB = 320
 TINY_CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
     "num_hidden_layers": 2,
     "hidden_size": 64,
     "num_attention_heads": 4,
