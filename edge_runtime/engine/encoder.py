@@ -57,7 +57,9 @@ class EncoderSession:
         self._session = make_session(graph, threads=threads, spinning=spinning)
         found = {item.name for item in self._session.get_inputs()}
         if found != set(_INPUTS[contract.type]):
-            raise BundleError(str(graph), f"inputs {sorted(found)} are not those of {contract.type}")
+            raise BundleError(
+                str(graph), f"inputs {sorted(found)} are not those of {contract.type}"
+            )
         if [item.name for item in self._session.get_outputs()] != ["output"]:
             raise BundleError(str(graph), "must have exactly one output, called output")
         self._ids = np.empty(0, np.int64)
@@ -118,7 +120,9 @@ class EncoderSession:
     def _flatten(self, batch: Sequence[Sequence[int]], total: int) -> IntArray:
         """All tokens in one reused buffer, which grows to the largest run and no further."""
         if len(self._ids) < total:
-            self._ids = np.empty(min(max(total, 2 * len(self._ids)), self._max_run_tokens), np.int64)
+            self._ids = np.empty(
+                min(max(total, 2 * len(self._ids)), self._max_run_tokens), np.int64
+            )
         ids = self._ids[:total]
         ids[:] = np.fromiter(chain.from_iterable(batch), np.int64, total)
         return ids

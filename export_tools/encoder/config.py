@@ -113,7 +113,10 @@ def parse_config(config: Mapping[str, Any]) -> EncoderConfig:
         raise _refused("model_type", model_type, ", ".join(FAMILIES))
     family = FAMILIES[str(model_type)]
     _refuse_unbuilt(config)
-    hidden, heads = _size(config, family, "hidden_size"), _size(config, family, "num_attention_heads")
+    hidden, heads = (
+        _size(config, family, "hidden_size"),
+        _size(config, family, "num_attention_heads"),
+    )
     if hidden % heads:
         raise _refused("num_attention_heads", heads, f"a divisor of the width {hidden}")
     offset = int(config.get("pad_token_id", 1)) + 1 if family == "roberta" else 0

@@ -8,8 +8,10 @@ from pathlib import Path
 from edge_runtime.bundle.manifest import EncoderGraph as EncoderContract
 from edge_runtime.errors import BundleError
 from export_tools.draft import VariantDraft
+from export_tools.encoder.calibrate import norm_peaks
 from export_tools.encoder.config import (
     CONFIG_FILE,
+    EncoderConfig,
     Task,
     classifies,
     is_builtin,
@@ -22,12 +24,17 @@ from export_tools.encoder.pooling import Pooling, max_tokens, read_pooling
 from export_tools.encoder.weights import EncoderWeights, check_shapes
 from export_tools.graph import IR_VERSION, GraphBuilder
 from export_tools.progress import Progress, SilentProgress
-from export_tools.quant import variant_spec
-from export_tools.quant.formats import QuantPlan
+from export_tools.quant import Int8Rows, QuantPlan, variant_spec
+from export_tools.quant.rows import FloatArray
+from export_tools.samples import TOKENIZER_FILE, tokenize
 from export_tools.weights import Checkpoint
 
 ONNXRUNTIME_FLOOR = "1.32.0"
 """The release that every figure of these graphs was measured with."""
+
+
+CALIBRATION_TOKENS = 64
+"""Inputs are cut to this for calibration: the widest channels sit on the first tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +83,10 @@ def build_variant(
     spec = variant_spec(variant)
     listener = progress or SilentProgress()
     source = Checkpoint(checkpoint, listener)
-    weights = EncoderWeights(parse_config(config), source)
-    check_shapes(weights)
+    parsed = parse_config(config)
+    check_shapes(EncoderWeights(parsed, source))
+    peaks = _peaks(checkpoint, parsed, spec.plan, facts.context)
+    weights = EncoderWeights(parsed, source, peaks)
     pooling = read_pooling(checkpoint)
     listener.begin(f"writing {variant}", source.total_bytes)
     directory = out / variant
@@ -127,7 +136,22 @@ def _write(
     return files, contract
 
 
+def _peaks(
+    checkpoint: Path, config: EncoderConfig, plan: QuantPlan, context: int
+) -> dict[str, FloatArray]:
+    """Channel peaks for plans that quantise activations by the row; empty for the others.
+
+    Without a tokenizer there is no text to measure on: such checkpoints are exported without.
+    """
+    if not isinstance(plan.default, Int8Rows) or not (checkpoint / TOKENIZER_FILE).is_file():
+        return {}
+    batch = tokenize(checkpoint, min(context, CALIBRATION_TOKENS))
+    return norm_peaks(checkpoint, config, plan, batch)
+
+
 def _other_positions(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise BundleError(CONFIG_FILE, f"max_position_embeddings = {value!r} is no positive integer")
+        raise BundleError(
+            CONFIG_FILE, f"max_position_embeddings = {value!r} is no positive integer"
+        )
     return value

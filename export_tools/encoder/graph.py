@@ -11,18 +11,29 @@ faster here than the contrib operator with a mask, and as exact.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import TensorProto
 
 from export_tools.encoder.config import EncoderConfig
-from export_tools.encoder.weights import EncoderWeights
+from export_tools.encoder.weights import EncoderWeights, ScaledRows
 from export_tools.graph import MS_DOMAIN, GraphBuilder
 from export_tools.quant import Activation, QuantPlan
+from export_tools.quant.rows import FloatArray
 
 OPSET = 24
 INT64, INT32, FLOAT = TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """Input of a linear layer: already divided by `divisors`, never below `lowest`."""
+
+    value: str
+    divisors: FloatArray | None = None
+    lowest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,8 @@ class EncoderGraph:
         self._weights = weights
         self._config: EncoderConfig = weights.config
         self._plan = plan
+        self.norms: dict[str, str] = {}
+        """Prefix of each norm to the graph value it makes, [T, hidden]."""
 
     def embeddings(self, ids: str, packing: Packing) -> str:
         """Word plus position (with token type) vectors, normalised: [T, hidden]."""
@@ -73,12 +86,15 @@ class EncoderGraph:
         unit = f"layers.{index}"
         kept = self._first_rows(unit, x, packing) if first_only else x
         mixed = self._attention(index, x, kept, packing, first_only=first_only)
-        output = self._linear(f"{unit}.o", mixed, names.output)
+        output = self._linear(f"{unit}.o", _Input(mixed), names.output)
         bias = weights.output_bias(index)
         x = self._norm(f"{unit}.attention_norm", names.attention_norm, output, kept, bias)
-        inner = self._activate(f"{unit}.act", self._linear(f"{unit}.up", x, names.up, names.up))
-        output = self._linear(f"{unit}.down", inner, names.down)
-        return self._norm(f"{unit}.norm", names.output_norm, output, x, weights.bias(names.down))
+        smooth = self._smooth(f"{unit}.up", x, names.attention_norm, (names.up,))
+        wide = self._linear(f"{unit}.up", smooth, names.up, weights.bias(names.up))
+        inner = self._activate(f"{unit}.act", wide)
+        output = self._linear(f"{unit}.down", _Input(inner, lowest=self._lowest), names.down)
+        bias = weights.bias(names.down)
+        return self._norm(f"{unit}.norm", names.output_norm, output, x, bias)
 
     def pool(self, x: str, packing: Packing) -> str:
         """Mean over each sequence of x [T, hidden]: [B, hidden].
@@ -88,7 +104,9 @@ class EncoderGraph:
         """
         graph = self._graph
         axis = graph.constant("column", np.array([1], np.int64))
-        zero, one = (graph.constant(n, np.array(v, np.int64)) for n, v in (("first", 0), ("one", 1)))
+        zero, one = (
+            graph.constant(n, np.array(v, np.int64)) for n, v in (("first", 0), ("one", 1))
+        )
         width = graph.node("Squeeze", [packing.width], "pool/width")
         places = graph.node("Range", [zero, width, one], "pool/places")
         lengths = graph.node("Unsqueeze", [packing.lengths, axis], "pool/lengths")
@@ -114,18 +132,22 @@ class EncoderGraph:
         """The family's head over first-token vectors [B, hidden]: logits [B, labels]."""
         head = self._weights.names.head
         between = "Relu" if self._config.family == "distilbert" else "Tanh"
-        dense = self._linear("head.dense", first, head.dense, head.dense)
+        bias, logits_bias = (self._weights.bias(part) for part in (head.dense, head.logits))
+        dense = self._linear("head.dense", _Input(first), head.dense, bias)
         inner = self._graph.node(between, [dense], "head.act")
-        return self._linear("head", inner, head.logits, head.logits)
+        return self._linear("head", _Input(inner), head.logits, logits_bias)
 
     def _attention(
         self, index: int, x: str, kept: str, packing: Packing, *, first_only: bool
     ) -> str:
         graph, names, unit = self._graph, self._weights.names.layer(index), f"layers.{index}"
         heads = self._config.heads
-        query = self._linear(f"{unit}.q", kept, names.query, names.query)
-        key = self._linear(f"{unit}.k", x, names.key)
-        value = self._linear(f"{unit}.v", x, names.value)
+        norm, readers = self._weights.input_norm(index), (names.query, names.key, names.value)
+        smooth = self._smooth(f"{unit}.qkv", x, norm, readers)
+        asked = smooth if kept == x else self._smooth(f"{unit}.first_q", kept, norm, readers)
+        query = self._linear(f"{unit}.q", asked, names.query, self._weights.bias(names.query))
+        key = self._linear(f"{unit}.k", smooth, names.key)
+        value = self._linear(f"{unit}.v", smooth, names.value)
         column = graph.constant("column", np.array([1], np.int64))
         if first_only:
             padded_query = graph.node("Unsqueeze", [query, column], f"{unit}.q/padded")
@@ -151,12 +173,27 @@ class EncoderGraph:
     def _first_rows(self, unit: str, x: str, packing: Packing) -> str:
         return self._graph.node("Gather", [x, packing.first_row], f"{unit}.first")
 
-    def _linear(self, unit: str, x: str, prefix: str, bias: str | None = None) -> str:
-        vector = None if bias is None else self._weights.bias(bias)
+    def _smooth(self, unit: str, x: str, norm: str, readers: Sequence[str]) -> _Input:
+        """Narrow the widest channels of x, for the linear layers `readers`."""
+        divisors = self._weights.smoothing(norm, readers)
+        if divisors is None:
+            return _Input(x)
+        inverse = self._graph.constant(f"{unit}/smoothing", 1 / divisors)
+        return _Input(self._graph.node("Mul", [x, inverse], f"{unit}/smooth"), divisors)
+
+    def _linear(self, unit: str, x: _Input, prefix: str, bias: FloatArray | None = None) -> str:
+        weight = self._weights.matrix(prefix)
+        if x.divisors is not None:
+            weight = ScaledRows(weight, x.divisors)
         layer = self._plan.format(unit).linear(
-            self._graph, unit, Activation(x), self._weights.matrix(prefix), vector
+            self._graph, unit, Activation(x.value, lowest=x.lowest), weight, bias
         )
         return layer.materialise(self._graph)
+
+    @property
+    def _lowest(self) -> float:
+        """A bound below the activation function: the minimum of GELU is -0.16997."""
+        return 0.0 if self._config.activation == "relu" else -0.17003
 
     def _activate(self, name: str, x: str) -> str:
         kind = self._config.activation
@@ -166,15 +203,16 @@ class EncoderGraph:
         return self._graph.node("Gelu", [x], name, approximate=approximate)
 
     def _norm(
-        self, unit: str, prefix: str, x: str, skip: str, bias: np.ndarray | None = None
+        self, unit: str, prefix: str, x: str, skip: str, bias: FloatArray | None = None
     ) -> str:
         """Layer norm of x + skip (+ bias) in one node."""
-        graph, weights = self._graph, self._weights
-        inputs = [x, skip]
-        for part in ("weight", "bias"):
-            inputs.append(graph.constant(f"{unit}/{part}", weights.vector(f"{prefix}.{part}")))
+        graph = self._graph
+        inputs = [x, skip, graph.constant(f"{unit}/weight", self._weights.gain(prefix))]
+        inputs.append(graph.constant(f"{unit}/bias", self._weights.bias(prefix)))
         if bias is not None:
             inputs.append(graph.constant(f"{unit}/skip_bias", bias))
-        return graph.node(
+        y = graph.node(
             "SkipLayerNormalization", inputs, unit, domain=MS_DOMAIN, epsilon=self._config.norm_eps
         )
+        self.norms[prefix] = y
+        return y

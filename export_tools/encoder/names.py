@@ -108,6 +108,4 @@ class EncoderNames:
             prefix, layer = f"{self._root}transformer.layer.{index}.", _DISTILBERT_LAYER
         else:
             prefix, layer = f"{self._root}encoder.layer.{index}.", _BERT_LAYER
-        return LayerNames(
-            **{name: prefix + getattr(layer, name) for name in LayerNames.__slots__}
-        )
+        return LayerNames(**{name: prefix + getattr(layer, name) for name in LayerNames.__slots__})

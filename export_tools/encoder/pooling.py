@@ -77,7 +77,9 @@ def _modules(path: Path) -> list[dict[str, Any]]:
 
 def _pooling_mode(path: Path) -> Literal["mean", "cls"]:
     config = read_json(path)
-    active = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
+    active = [
+        name for name, on in config.items() if name.startswith("pooling_mode_") and on is True
+    ]
     if len(active) != 1 or active[0] not in _MODES:
         raise BundleError(
             str(path), f"pooling {active} cannot be exported; supported: one of {', '.join(_MODES)}"

@@ -24,10 +24,13 @@ class Activation:
 
     `row_scale` [T, 1] is a factor not applied yet. Per-row quantisation does not see a factor
     of the row, so it can travel through a linear layer as T numbers instead of T*K.
+    `lowest` is a bound that no entry lies below, 0 or less, where the operation before gives
+    one (ReLU: 0, GELU: -0.17): a format may spend its range on the other side.
     """
 
     value: str
     row_scale: str | None = None
+    lowest: float | None = None
 
     def materialise(self, graph: GraphBuilder) -> str:
         """Name of the value with the factor applied; at most one Mul however often called."""

@@ -26,6 +26,9 @@ from export_tools.quant.rows import FloatArray, Rows
 
 Int8Array = npt.NDArray[np.int8]
 
+_BELOW = 64
+"""Codes below zero for inputs with a known lower bound: 64 of 255 leave 191 for the rest."""
+
 
 def quantize_rows(block: FloatArray, limit: int = 127) -> tuple[Int8Array, FloatArray]:
     """Symmetric int8 of each row of `block` [n, K]: values in [-limit, limit] and scales [n].
@@ -38,31 +41,53 @@ def quantize_rows(block: FloatArray, limit: int = 127) -> tuple[Int8Array, Float
     return values.astype(np.int8), scale
 
 
-def quantized_input(graph: GraphBuilder, x: Activation) -> tuple[str, str]:
-    """Emit the row-wise quantisation of x [T, K], once for all units that read it.
-
-    Returns the uint8 rows and the row peaks m [T, 1] (a pending factor of x included).
+@dataclass(frozen=True, slots=True)
+class QuantizedRows:
+    """Names of uint8 rows [T, K], their peaks m [T, 1] (a pending factor of x included), and
+    the constants of the grid: entry = (row - zero) * step * m.
     """
+
+    rows: str
+    peak: str
+    step: str
+    zero: str
+
+
+def quantized_input(graph: GraphBuilder, x: Activation) -> QuantizedRows:
+    """Emit the row-wise quantisation of x [T, K], once for all units that read it."""
     key = ("int8-rows", x.value, x.row_scale or "")
-    if key in graph.memo:
-        quantized, peak = graph.memo[key]
-        return str(quantized), str(peak)
+    if key not in graph.memo:
+        graph.memo[key] = _quantize(graph, x)
+    quantized: QuantizedRows = graph.memo[key]
+    return quantized
+
+
+def _quantize(graph: GraphBuilder, x: Activation) -> QuantizedRows:
     base = f"{x.value}/q"
     last = graph.constant("last_axis", np.array([-1], np.int64))
-    magnitude = graph.node("Abs", [x.value], f"{base}/abs")
-    peak = graph.node("ReduceMax", [magnitude, last], f"{base}/peak", keepdims=1)
+    if x.lowest is None or x.row_scale is not None:
+        step, zero = _grid(graph, 128)
+        magnitude = graph.node("Abs", [x.value], f"{base}/abs")
+        peak = graph.node("ReduceMax", [magnitude, last], f"{base}/peak", keepdims=1)
+    else:
+        below = _BELOW if x.lowest else 0
+        step, zero = _grid(graph, below)
+        peak = graph.node("ReduceMax", [x.value, last], f"{base}/top", keepdims=1)
+        if below:
+            least = np.array(-x.lowest * (255 - below) / below, np.float32)
+            floor = graph.constant(f"{base}/least", least)
+            peak = graph.node("Max", [peak, floor], f"{base}/peak")
     unit = graph.node("Div", [x.value, peak], f"{base}/unit")
-    quantized = graph.node("QuantizeLinear", [unit, *_row_grid(graph)], f"{base}/rows")
+    rows = graph.node("QuantizeLinear", [unit, step, zero], f"{base}/rows")
     if x.row_scale is not None:
         peak = graph.node("Mul", [peak, x.row_scale], f"{base}/scale")
-    graph.memo[key] = (quantized, peak)
-    return quantized, peak
+    return QuantizedRows(rows, peak, step, zero)
 
 
-def _row_grid(graph: GraphBuilder) -> tuple[str, str]:
-    """Scale and zero point of rows that were brought to [-1, 1]."""
-    step = graph.constant("row_step", np.array(1 / 127, np.float32))
-    return step, graph.constant("row_zero", np.array(128, np.uint8))
+def _grid(graph: GraphBuilder, zero: int) -> tuple[str, str]:
+    """Step and zero point of rows whose largest entry was brought to 1."""
+    step = graph.constant(f"row_step/{zero}", np.array(1 / min(127, 255 - zero), np.float32))
+    return step, graph.constant(f"row_zero/{zero}", np.array(zero, np.uint8))
 
 
 @dataclass(frozen=True)
@@ -159,12 +184,11 @@ class Int8Rows:
         return graph.node("Mul", [values, factors], name)
 
     def _multiply(self, graph: GraphBuilder, name: str, x: Activation, columns: str) -> Activation:
-        rows, peak = quantized_input(graph, x)
-        step, zero = _row_grid(graph)
+        x8 = quantized_input(graph, x)
         product = graph.node(
             "MatMulIntegerToFloat",
-            [rows, columns, step, f"{name}/scale", zero],
+            [x8.rows, columns, x8.step, f"{name}/scale", x8.zero],
             name,
             domain=MS_DOMAIN,
         )
-        return Activation(product, peak)
+        return Activation(product, x8.peak)

@@ -1,0 +1,89 @@
+"""Run a bundle's graphs without a server: export gates, certification, benchmarks.
+
+Everything else outside the engine that must run a model comes through here, so that it is
+judged by the same code that will serve it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from edge_runtime.bundle.manifest import DecoderGraph, EncoderGraph
+from edge_runtime.engine.decoder import DecoderSession
+from edge_runtime.engine.encoder import EncoderSession, packed_feeds, padded_feeds
+from edge_runtime.engine.session import engine_errors, make_session, usable_cpus
+
+__all__ = [
+    "DecoderSession",
+    "EncoderSession",
+    "GraphRunner",
+    "open_decoder",
+    "open_encoder",
+    "packed_feeds",
+    "padded_feeds",
+]
+
+
+class GraphRunner:
+    """Any graph with any inputs: calibration and comparisons, never serving."""
+
+    def __init__(self, graph: Path, *, threads: int | None = None) -> None:
+        """Load the graph; `threads` None takes what the box has. Raises `BundleError`."""
+        self._session = make_session(graph, threads=threads or usable_cpus())
+        self.inputs = tuple(item.name for item in self._session.get_inputs())
+        self.outputs = tuple(item.name for item in self._session.get_outputs())
+
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
+    ) -> list[npt.NDArray[Any]]:
+        """The named outputs (default: all, in the graph's order). Raises `EngineError`."""
+        with engine_errors("graph run"):
+            results: list[npt.NDArray[Any]] = self._session.run(
+                list(outputs or self.outputs), dict(feeds)
+            )
+        return results
+
+
+def open_encoder(
+    graph: Path,
+    contract: EncoderGraph,
+    *,
+    max_len: int,
+    threads: int | None = None,
+    pad_token_id: int = 0,
+) -> EncoderSession:
+    """The encoder of one variant; `threads` None takes what the box has.
+
+    Raises `BundleError` when the graph does not load or does not keep its contract.
+    """
+    return EncoderSession(
+        graph,
+        contract,
+        max_len=max_len,
+        threads=threads or usable_cpus(),
+        pad_token_id=pad_token_id,
+    )
+
+
+def open_decoder(
+    graph: Path,
+    contract: DecoderGraph,
+    *,
+    slots: int,
+    max_len: int,
+    max_chunk: int,
+    threads: int | None = None,
+) -> DecoderSession:
+    """The decoder of one variant; `threads` None takes what the box has. Raises like a session."""
+    return DecoderSession(
+        graph,
+        contract,
+        slots=slots,
+        max_len=max_len,
+        max_chunk=max_chunk,
+        threads=threads or usable_cpus(),
+    )
