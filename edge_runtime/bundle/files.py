@@ -166,18 +166,12 @@ class RealFiles:
 
     def read(self, path: Path, limit: int) -> bytes:
         """See `Files.read`."""
-        with (
-            _opened(path, os.O_RDONLY | os.O_NONBLOCK) as fd,
-            os.fdopen(fd, "rb", closefd=False) as file,
-        ):
+        with _reader(path) as file:
             return file.read(limit)
 
     def read_blocks(self, path: Path, size: int = READ_BYTES) -> Iterator[bytes]:
         """See `Files.read_blocks`."""
-        with (
-            _opened(path, os.O_RDONLY | os.O_NONBLOCK) as fd,
-            os.fdopen(fd, "rb", closefd=False) as file,
-        ):
+        with _reader(path) as file:
             while block := file.read(size):
                 yield block
 
