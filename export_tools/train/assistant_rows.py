@@ -43,15 +43,14 @@ class Row:
 class RowMaker:
     """Tokenises parts exactly as the tokenizer does, with one addition: a word may be cut anew.
 
-    Re-segmenting draws another BPE cut for some words of one utterance and uses it wherever the
-    word stands, in the readings and in the answer: copying must not lean on familiar cuts.
+    Some words of some utterances get another cut, the same wherever the word stands in the readings
+    and in the answer: copying must not lean on familiar cuts.
     """
 
     def __init__(self, tokenizer: Tokenizer, slots: Sequence[str], repeat: bool) -> None:
         self.tokenizer = tokenizer
         self.pieces = tokenizer.pre_tokenizer[0]
-        self.other = Tokenizer.from_str(tokenizer.to_str())
-        self.other.model.dropout = 0.4
+        self.vocabulary = tokenizer.get_vocab()
         self.tag = {slot: 2 * number + 1 for number, slot in enumerate(slots)}
         self.twin = {
             base: number for number, (base, twin) in enumerate(space_twins(tokenizer)) if twin
@@ -73,13 +72,26 @@ class RowMaker:
         if piece not in cuts:
             word = piece.removeprefix(" ")
             if rng is not None and word.isalpha() and rng.random() < _RECUT:
-                plain = self.other.encode(word, add_special_tokens=False).ids
+                plain = self._recut(word, rng)
                 spaced = [self.twin[plain[0]], *plain[1:]]
             else:
                 plain, spaced = self._usual(word), self._usual(" " + word)
             # Both forms are settled at once: the value's first word loses its space in the answer.
             cuts[word], cuts[" " + word] = plain, spaced
         return cuts[piece]
+
+    def _recut(self, word: str, rng: random.Random) -> list[int]:
+        """The usual pieces of a word, each with an even chance of being cut in two again.
+
+        (BPE dropout would do, but the library draws it from a source that cannot be seeded.)
+        """
+        ids: list[int] = []
+        for number in self._usual(word):
+            token = self.tokenizer.id_to_token(number)
+            at = rng.randrange(1, len(token)) if len(token) > 1 and rng.random() < 0.5 else 0
+            halves = [self.vocabulary.get(token[:at]), self.vocabulary.get(token[at:])]
+            ids += [half for half in halves if half is not None] if None not in halves else [number]
+        return ids
 
     def _usual(self, piece: str) -> list[int]:
         ids = self.cache.get(piece)
