@@ -30,7 +30,7 @@ HARD = [
     "two  spaces\tand\n lines",
     'the "quoted" one',
     "back\\slash",
-    "Cita Romántica – 楽園追放 🎵",
+    "Cita Romántica — 楽園追放 🎵",
     "\x8d\xa0 soft\xadhyphen",
     '}]} "}, {"slot": ',
     "1981's AC/DC",
