@@ -9,6 +9,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8080
 TORCH_VERSION ?= 2.13.0
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 TORCH_VENV := .venv-torch
@@ -16,7 +17,9 @@ STORE := var/store
 PIP := -m pip --quiet --disable-pip-version-check
 LOCKED := install --require-hashes --no-deps
 
-SOURCES := $(shell find edge_runtime export_tools fleet -name '*.py' -o -name '*.typed' -o -name '*.html' -o -name '*.jinja')
+SOURCES := $(shell find edge_runtime export_tools fleet -type f ! -name '*.pyc')
+BENCH := build/bench
+BENCH_MODEL := qwen2.5-0.5b-random
 WHEEL := build/wheel.stamp
 COMMITTED := $(patsubst models/%/bundle/manifest.json,%,$(wildcard models/*/bundle/manifest.json))
 BUILT := minilm-l6
@@ -24,7 +27,7 @@ BUILT := minilm-l6
 # An imported PYTHONPATH would put the source tree before the installed wheel.
 unexport PYTHONPATH
 
-.PHONY: help run bundles test test-runtime test-torch check format lock clean wheel
+.PHONY: help run bundles test test-runtime test-torch check format bench-http lock clean wheel
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -111,8 +114,32 @@ format: $(VENV)/.dev ## rewrite the sources as the formatter wants them
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# --- figures -----------------------------------------------------------------------------------
+
+bench-http: $(BENCH)/store/.installed $(BENCH)/openvino-int8 ## tokens/s through HTTP beside OpenVINO GenAI
+	EDGE_MODELS__DEFAULT_SLOTS=16 $(VENV)/bin/python -m benchmarks.http_decode --model $(BENCH_MODEL) \
+		--daemon "$(VENV)/bin/edge-runtime serve --store $(BENCH)/store" \
+		--peer openvino=$(BENCH)/openvino-int8,DYNAMIC_QUANTIZATION_GROUP_SIZE=128 \
+		--json $(BENCH)/http.json --markdown $(BENCH)/http.md $(BENCH_ARGS)
+
+$(BENCH)/checkpoint: | $(VENV)/.wheel
+	mkdir -p $(BENCH)
+	$(VENV)/bin/edge-export synth qwen2.5-0.5b --out $@
+
+$(BENCH)/bundle: | $(BENCH)/checkpoint $(VENV)/.wheel
+	$(VENV)/bin/edge-export build $(BENCH)/checkpoint --out $@ --variant int8 --name $(BENCH_MODEL)
+
+$(BENCH)/store/.installed: | $(BENCH)/bundle
+	$(VENV)/bin/edge-runtime install $(BENCH)/bundle --store $(BENCH)/store
+	touch $@
+
+$(BENCH)/openvino-int8: | $(BENCH)/checkpoint
+	benchmarks/peers/setup .venv-peers $(BENCH)/checkpoint $@
+
+# --- upkeep ------------------------------------------------------------------------------------
+
 lock: ## write requirements/*.txt anew from pyproject.toml (LOCK_ARGS=--upgrade moves versions)
 	scripts/lock $(LOCK_ARGS)
 
 clean: ## remove environments, builds and the local store
-	rm -rf $(VENV) $(TORCH_VENV) .venv-lock build var .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TORCH_VENV) .venv-lock .venv-peers build var .mypy_cache .ruff_cache .pytest_cache
