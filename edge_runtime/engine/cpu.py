@@ -8,6 +8,7 @@ affinity mask and every CPU quota above the process (cgroup v1 and v2).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 _PROC = Path("/proc")
@@ -39,6 +40,22 @@ def cpu_features(proc: Path = _PROC) -> frozenset[str]:
         if key.strip() in ("flags", "Features"):  # x86 and ARM
             return frozenset(value.split())
     return frozenset()
+
+
+_VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+
+
+def missing_features(required: Iterable[str], have: frozenset[str] | None = None) -> list[str]:
+    """Which of `required` this CPU lacks; `vnni` stands for any non-saturating 8-bit dot product.
+
+    `have` None asks the kernel. Where it does not tell, nothing counts as missing.
+    """
+    features = cpu_features() if have is None else have
+    if not features:
+        return []
+    return sorted(
+        name for name in required if not (features & _VNNI if name == "vnni" else name in features)
+    )
 
 
 def cpu_quota(proc: Path = _PROC) -> float | None:

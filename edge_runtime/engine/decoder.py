@@ -61,7 +61,9 @@ class DecoderSession:
         self._session = make_session(graph, threads=threads, spinning=spinning, native=native)
         self._check_contract(graph)
         shape = (slots, contract.kv_heads, max_len + max_chunk, contract.head_dim)
-        self._kv: list[FloatArray] = [np.zeros(shape, np.float32) for _ in range(2 * contract.layers)]
+        self._kv: list[FloatArray] = [
+            np.zeros(shape, np.float32) for _ in range(2 * contract.layers)
+        ]
         self._logits = np.empty((slots, contract.vocab_size), np.float32)
         self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
 

@@ -106,9 +106,7 @@ def pack(rows: Sequence[StepRow], logits_rows: Sequence[int]) -> PackedRun:
 
 def pack_step(rows: Sequence[StepRow]) -> list[PackedRun]:
     """All runs of one step. Logits are numbered in plan order over all runs."""
-    place_of = {
-        row.slot: place for place, row in enumerate(r for r in rows if r.wants_logits)
-    }
+    place_of = {row.slot: place for place, row in enumerate(r for r in rows if r.wants_logits)}
     runs = []
     for group in split_rows(rows):
         ordered = sorted(group, key=lambda row: row.slot)

@@ -46,6 +46,11 @@ class Codec:
         )
 
     @property
+    def has_chat_template(self) -> bool:
+        """True when the bundle brought one."""
+        return self._template is not None
+
+    @property
     def vocab_size(self) -> int:
         """Ids the tokenizer knows, added tokens included."""
         size: int = self.tokenizer.get_vocab_size(with_added_tokens=True)

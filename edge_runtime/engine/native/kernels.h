@@ -1,0 +1,83 @@
+/* Per-row INT8 linear layers: y = (q(x) @ w) * peak(x) * scale + bias.
+ *
+ *   peak = max|x| of the row;  q = round(x / peak / (1/127)) + 128 as uint8, ties to even
+ *   y[n] = (sum_k (q[k] - 128) * w[k][n]) * (1/127 * scale[n]) * peak + bias[n]
+ *
+ * Rules
+ * - The sum is exact in int32 (k <= EDGE_MAX_K), so neither the instruction set nor the number
+ *   of rows, threads or columns computed together can change one bit of a row.
+ * - Float steps are single multiplications and additions in the order above; the files are
+ *   compiled without contraction. The portable graph takes the same steps in the same order.
+ * - A row with NaN or infinity gives NaN or infinity in that row and nowhere else.
+ *
+ * Layout of packed weights: strips of 32 columns; in a strip, groups of 4 k; in a group 32
+ * columns of 4 bytes, 128 bytes in all. A strip is one contiguous stream and strips follow each
+ * other, so a thread reads memory strictly forwards. k is padded to a multiple of 8 and columns
+ * to 32, both with zeros.
+ *
+ * Layout of quantised rows: tiles of up to `max_rows` rows; in a tile, groups of 4 k; in a group
+ * 4 bytes of each row of the tile. The inner loop then reads one stream of its own.
+ */
+#ifndef EDGE_KERNELS_H
+#define EDGE_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    EDGE_STRIP = 32,    /* columns of a strip */
+    EDGE_K_STEP = 8,    /* k is padded to a multiple of this */
+    EDGE_MAX_K = 65536, /* 255 * 128 * 65536 < 2^31 */
+    EDGE_LINE = 64,
+    EDGE_AHEAD = 4096, /* bytes fetched ahead where memory is the limit */
+};
+
+/* One strip against all rows. */
+typedef struct {
+    const uint8_t *rows;  /* tiles of quantised rows */
+    const float *peaks;   /* [m] */
+    size_t m;
+    size_t k;             /* padded */
+    const int8_t *strip;  /* k * 32 bytes; what lies behind it is read next */
+    const int32_t *sums;  /* [32] 128 * sum of each column */
+    const float *scale;   /* [32] 1/127 * scale of each column */
+    const float *bias;    /* [32] or NULL */
+    float *out;           /* row r at out + r * stride */
+    int32_t *raw;         /* when not NULL the exact sums go here instead */
+    size_t stride;
+    size_t columns;       /* 1..32 of the strip that exist */
+} edge_strip;
+
+typedef struct {
+    const char *name;
+    size_t max_rows; /* of a tile */
+    /* Quantise one row of k floats to k_padded bytes; returns the peak. */
+    float (*quantize)(const float *x, size_t k, size_t k_padded, uint8_t *q);
+    /* The same for silu(gate) * up; `row` is room for k_padded floats. */
+    float (*quantize_swiglu)(const float *gate, const float *up, size_t k, size_t k_padded,
+                             float *row, uint8_t *q);
+    void (*strip)(const edge_strip *);
+} edge_kernels;
+
+/* Rows of the tile that starts at row `first`, when m rows are dealt out evenly. */
+static inline size_t edge_tile_rows(size_t m, size_t first, size_t max_rows) {
+    const size_t tiles = (m + max_rows - 1) / max_rows;
+    const size_t small = m / tiles;
+    const size_t large_rows = (m % tiles) * (small + 1);
+    return first < large_rows ? small + 1 : small;
+}
+
+static inline size_t edge_round_up(size_t value, size_t step) {
+    return (value + step - 1) / step * step;
+}
+
+extern const edge_kernels edge_avx512vnni;
+extern const edge_kernels edge_avxvnni;
+extern const edge_kernels edge_avx2;
+
+/* The fastest set that this processor and its system can run; NULL if none can. */
+const edge_kernels *edge_best_kernels(void);
+/* The set of that name if it can run here, else NULL. */
+const edge_kernels *edge_kernels_named(const char *name);
+
+#endif

@@ -1,0 +1,269 @@
+/* The operators as onnxruntime sees them, domain `edge_runtime`, version 1.
+ *
+ *   RowLinear(x, w, scale, bias?)        x: float32 [..., K]   -> float32 [..., N]
+ *   RowLinearSwiGLU(x, w, scale, bias?)  x: float32 [..., 2K], gate | up;
+ *                                        the layer's input is silu(gate) * up
+ *
+ * w: int8 [K, N], or [N, K] with attribute transposed = 1; scale, bias: float32 [N]. All three
+ * must be constants. Arithmetic and rules: kernels.h.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "linear.h"
+#include "ort_abi.h"
+
+enum { MAX_RANK = 16, INPUTS = 4 };
+
+typedef struct {
+    const OrtApi *api;
+    edge_linear layer;
+} kernel;
+
+typedef struct {
+    void *data;
+    int type;
+    size_t rank;
+    int64_t shape[MAX_RANK];
+} tensor;
+
+static OrtStatus *fail(const OrtApi *api, int code, const char *message) {
+    return ORT_FN(api, OrtCreateStatus, ORT_CreateStatus)(code, message);
+}
+
+#define TRY(call)                \
+    do {                         \
+        OrtStatus *bad_ = (call); \
+        if (bad_)                \
+            return bad_;         \
+    } while (0)
+
+static OrtStatus *read_info(const OrtApi *api, const OrtTensorInfo *info, tensor *out) {
+    TRY(ORT_FN(api, OrtElementType, ORT_GetTensorElementType)(info, &out->type));
+    TRY(ORT_FN(api, OrtDimensionsCount, ORT_GetDimensionsCount)(info, &out->rank));
+    if (out->rank > MAX_RANK)
+        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: more than 16 dimensions");
+    return ORT_FN(api, OrtDimensions, ORT_GetDimensions)(info, out->shape, out->rank);
+}
+
+static OrtStatus *read_tensor(const OrtApi *api, const OrtValue *value, tensor *out) {
+    OrtTensorInfo *info;
+    TRY(ORT_FN(api, OrtTensorInfoOf, ORT_GetTensorTypeAndShape)(value, &info));
+    OrtStatus *bad = read_info(api, info, out);
+    ORT_FN(api, OrtReleaseTensorInfo, ORT_ReleaseTensorTypeAndShapeInfo)(info);
+    if (bad)
+        return bad;
+    return ORT_FN(api, OrtTensorData, ORT_GetTensorMutableData)((OrtValue *)(uintptr_t)value,
+                                                                &out->data);
+}
+
+static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t index,
+                           tensor *out) {
+    int is_constant = 0;
+    const OrtValue *value = NULL;
+    TRY(ORT_FN(api, OrtConstantInput, ORT_KernelInfoGetConstantInput_tensor)(info, index,
+                                                                            &is_constant, &value));
+    if (!is_constant || !value)
+        return fail(api, ORT_INVALID_ARGUMENT,
+                    "RowLinear: weights, scale and bias must be initializers");
+    return read_tensor(api, value, out);
+}
+
+static int is_vector(const tensor *t, int64_t size) {
+    return t->type == ORT_FLOAT && t->rank == 1 && t->shape[0] == size;
+}
+
+static OrtStatus *build(const OrtApi *api, const OrtKernelInfo *info, int swiglu, kernel *out) {
+    tensor w, scale, bias = {0};
+    size_t inputs = 0;
+    int64_t transposed = 0;
+    OrtStatus *missing = ORT_FN(api, OrtAttributeInt, ORT_KernelInfoGetAttribute_int64)(
+        info, "transposed", &transposed);
+    if (missing) { /* the attribute is optional */
+        ORT_FN(api, OrtReleaseStatus, ORT_ReleaseStatus)(missing);
+        transposed = 0;
+    }
+    TRY(ORT_FN(api, OrtInfoInputCount, ORT_KernelInfo_GetInputCount)(info, &inputs));
+    TRY(constant(api, info, 1, &w));
+    TRY(constant(api, info, 2, &scale));
+    if (inputs > 3)
+        TRY(constant(api, info, 3, &bias));
+    if (w.type != ORT_INT8 || w.rank != 2)
+        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: weights must be int8 [K, N]");
+    const int64_t k = w.shape[transposed ? 1 : 0], n = w.shape[transposed ? 0 : 1];
+    if (k < 1 || k > EDGE_MAX_K)
+        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: K must be from 1 to 65536");
+    if (!is_vector(&scale, n) || (bias.data && !is_vector(&bias, n)))
+        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: scale and bias must be float32 [N]");
+    const edge_kernels *kernels = edge_best_kernels();
+    if (!kernels)
+        return fail(api, ORT_FAIL, "RowLinear: this processor has no AVX2; use the portable graph");
+    out->api = api;
+    if (edge_linear_init(&out->layer, kernels, w.data, (size_t)k, (size_t)n, transposed != 0,
+                         scale.data, bias.data, swiglu))
+        return fail(api, ORT_FAIL, "RowLinear: out of memory for packed weights");
+    return NULL;
+}
+
+static OrtStatus *create(const OrtApi *api, const OrtKernelInfo *info, int swiglu, void **out) {
+    kernel *made = calloc(1, sizeof *made);
+    if (!made)
+        return fail(api, ORT_FAIL, "RowLinear: out of memory");
+    OrtStatus *bad = build(api, info, swiglu, made);
+    if (bad)
+        free(made);
+    else
+        *out = made;
+    return bad;
+}
+
+typedef struct {
+    const OrtApi *api;
+    const OrtKernelContext *context;
+} pool;
+
+static void *run_parallel(void *context, void (*body)(void *, size_t), size_t total, void *data) {
+    const pool *p = context;
+    if (total == 1) {
+        body(data, 0);
+        return NULL;
+    }
+    return ORT_FN(p->api, OrtParallelFor, ORT_KernelContext_ParallelFor)(p->context, body, total, 0,
+                                                                         data);
+}
+
+static OrtStatus *compute(void *state, OrtKernelContext *context) {
+    const kernel *self = state;
+    const OrtApi *api = self->api;
+    const edge_weights *weights = self->layer.weights;
+    const int64_t width = (int64_t)weights->k * (self->layer.swiglu ? 2 : 1);
+    const OrtValue *input;
+    OrtValue *output;
+    tensor x;
+    void *out;
+    TRY(ORT_FN(api, OrtInput, ORT_KernelContext_GetInput)(context, 0, &input));
+    TRY(read_tensor(api, input, &x));
+    if (x.rank < 1 || x.shape[x.rank - 1] != width) {
+        char message[96];
+        snprintf(message, sizeof message, "RowLinear: rows must be %lld wide", (long long)width);
+        return fail(api, ORT_INVALID_ARGUMENT, message);
+    }
+    size_t m = 1;
+    for (size_t i = 0; i + 1 < x.rank; ++i)
+        m *= (size_t)x.shape[i];
+    x.shape[x.rank - 1] = (int64_t)weights->n;
+    TRY(ORT_FN(api, OrtOutput, ORT_KernelContext_GetOutput)(context, 0, x.shape, x.rank, &output));
+    TRY(ORT_FN(api, OrtTensorData, ORT_GetTensorMutableData)(output, &out));
+    pool threads = {api, context};
+    const edge_parallel parallel = {&threads, run_parallel};
+    void *bad;
+    if (edge_linear_run(&self->layer, x.data, m, out, NULL, &parallel, &bad))
+        return fail(api, ORT_FAIL, "RowLinear: out of memory");
+    return bad;
+}
+
+static void destroy(void *state) {
+    kernel *self = state;
+    edge_linear_free(&self->layer);
+    free(self);
+}
+
+static OrtStatus *create_linear(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
+                                void **out) {
+    (void)op;
+    return create(api, info, 0, out);
+}
+
+static OrtStatus *create_swiglu(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
+                                void **out) {
+    (void)op;
+    return create(api, info, 1, out);
+}
+
+static const char *linear_name(const OrtCustomOp *op) {
+    (void)op;
+    return "RowLinear";
+}
+
+static const char *swiglu_name(const OrtCustomOp *op) {
+    (void)op;
+    return "RowLinearSwiGLU";
+}
+
+static const char *provider(const OrtCustomOp *op) {
+    (void)op;
+    return "CPUExecutionProvider";
+}
+
+static int input_type(const OrtCustomOp *op, size_t index) {
+    (void)op;
+    return index == 1 ? ORT_INT8 : ORT_FLOAT;
+}
+
+static size_t input_count(const OrtCustomOp *op) {
+    (void)op;
+    return INPUTS;
+}
+
+static int output_type(const OrtCustomOp *op, size_t index) {
+    (void)op, (void)index;
+    return ORT_FLOAT;
+}
+
+static size_t output_count(const OrtCustomOp *op) {
+    (void)op;
+    return 1;
+}
+
+static int input_kind(const OrtCustomOp *op, size_t index) {
+    (void)op;
+    return index == 3 ? ORT_OPTIONAL : ORT_REQUIRED;
+}
+
+static int output_kind(const OrtCustomOp *op, size_t index) {
+    (void)op, (void)index;
+    return ORT_REQUIRED;
+}
+
+static int memory_kind(const OrtCustomOp *op, size_t index) {
+    (void)op, (void)index;
+    return 0; /* the processor's own */
+}
+
+static int first_version(const OrtCustomOp *op) {
+    (void)op;
+    return 1;
+}
+
+#define OPERATOR(name, creator)                                                            \
+    {                                                                                      \
+        .version = ORT_ABI_VERSION, .GetName = name, .GetExecutionProviderType = provider, \
+        .GetInputType = input_type, .GetInputTypeCount = input_count,                      \
+        .GetOutputType = output_type, .GetOutputTypeCount = output_count,                  \
+        .KernelDestroy = destroy, .GetInputCharacteristic = input_kind,                    \
+        .GetOutputCharacteristic = output_kind, .GetInputMemoryType = memory_kind,         \
+        .CreateKernelV2 = creator, .KernelComputeV2 = compute,                             \
+        .GetStartVersion = first_version, .GetEndVersion = first_version,                  \
+    }
+
+static const OrtCustomOp operators[] = {
+    OPERATOR(linear_name, create_linear),
+    OPERATOR(swiglu_name, create_swiglu),
+};
+
+/* What onnxruntime calls when the library is registered. The domain lives as long as the library:
+ * sessions made from these options keep using it. */
+__attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options,
+                                                                    const OrtApiBase *base) {
+    const OrtApi *api = base->GetApi(ORT_ABI_VERSION);
+    if (!api) {
+        const OrtApi *old = base->GetApi(1); /* the same table, shorter */
+        return old ? fail(old, ORT_FAIL, "edge_runtime needs onnxruntime 1.17 or newer") : NULL;
+    }
+    OrtCustomOpDomain *domain;
+    TRY(ORT_FN(api, OrtCreateDomain, ORT_CreateCustomOpDomain)("edge_runtime", &domain));
+    for (size_t i = 0; i < sizeof operators / sizeof *operators; ++i)
+        TRY(ORT_FN(api, OrtDomainAdd, ORT_CustomOpDomain_Add)(domain, &operators[i]));
+    return ORT_FN(api, OrtAddDomain, ORT_AddCustomOpDomain)(options, domain);
+}

@@ -1,0 +1,194 @@
+#define _GNU_SOURCE
+#include "weights.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { HUGE_PAGE = 2 << 20, SLAB = 64 << 20 };
+
+/* Matrices of a model lie one behind the other in slabs: small ones share a large page, and the
+ * end of one prefetches the start of the next. Pages of a slab cost memory only once written. */
+typedef struct slab {
+    void *mapping;
+    size_t mapped, size, used, users;
+    char *start; /* aligned to a large page */
+    struct slab *next;
+} slab;
+
+typedef struct entry {
+    edge_weights weights; /* first: a pointer to it is a pointer to the entry */
+    uint64_t hash;
+    size_t users;
+    slab *home;
+    struct entry *next;
+} entry;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static slab *slabs;
+static entry *entries;
+
+static slab *new_slab(size_t size) {
+    slab *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    s->size = edge_round_up(size > SLAB ? size : SLAB, HUGE_PAGE);
+    s->mapped = s->size + HUGE_PAGE;
+    s->mapping = mmap(NULL, s->mapped, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (s->mapping == MAP_FAILED) {
+        free(s);
+        return NULL;
+    }
+    s->start = (char *)edge_round_up((uintptr_t)s->mapping, HUGE_PAGE);
+    madvise(s->start, s->size, MADV_HUGEPAGE); /* a wish: small pages work too */
+    s->next = slabs;
+    slabs = s;
+    return s;
+}
+
+static void *allocate(size_t size, slab **home) {
+    size = edge_round_up(size, EDGE_LINE);
+    slab *s = slabs;
+    while (s && s->size - s->used < size)
+        s = s->next;
+    if (!s)
+        s = new_slab(size);
+    if (!s)
+        return NULL;
+    void *memory = s->start + s->used;
+    s->used += size;
+    s->users += 1;
+    *home = s;
+    return memory;
+}
+
+static void release(slab *s) {
+    if (--s->users)
+        return;
+    for (slab **at = &slabs; *at; at = &(*at)->next)
+        if (*at == s) {
+            *at = s->next;
+            break;
+        }
+    munmap(s->mapping, s->mapped);
+    free(s);
+}
+
+static void pack_strip(const int8_t *w, size_t k, size_t n, int transposed, size_t column,
+                       int8_t *out, int32_t *sums) {
+    const size_t columns = n - column < EDGE_STRIP ? n - column : EDGE_STRIP;
+    int32_t total[EDGE_STRIP] = {0};
+    for (size_t i = 0; i < k; i += 4) {
+        const size_t rows = k - i < 4 ? k - i : 4;
+        int8_t *group = out + i * EDGE_STRIP;
+        for (size_t j = 0; j < rows; ++j)
+            for (size_t c = 0; c < columns; ++c) {
+                const int8_t value =
+                    transposed ? w[(column + c) * k + i + j] : w[(i + j) * n + column + c];
+                group[c * 4 + j] = value;
+                total[c] += value;
+            }
+    }
+    for (size_t c = 0; c < EDGE_STRIP; ++c)
+        sums[c] = 128 * total[c];
+}
+
+static uint64_t hash_of(const edge_weights *weights, size_t bytes) {
+    uint64_t hash = weights->k * 0x9e3779b97f4a7c15u ^ weights->n, word;
+    for (size_t i = 0; i + sizeof word <= bytes; i += sizeof word) {
+        memcpy(&word, weights->data + i, sizeof word);
+        hash = (hash ^ word) * 0x100000001b3u;
+        hash ^= hash >> 29;
+    }
+    return hash;
+}
+
+static entry *find(const entry *packed, size_t bytes) {
+    for (entry *e = entries; e; e = e->next)
+        if (e->hash == packed->hash && e->weights.k == packed->weights.k &&
+            e->weights.n == packed->weights.n &&
+            memcmp(e->weights.data, packed->weights.data, bytes) == 0)
+            return e;
+    return NULL;
+}
+
+/* Undo the latest `allocate` of this slab, so that a copy not wanted leaves no hole. */
+static void retract(slab *s, const void *memory) {
+    s->used = (size_t)((const char *)memory - s->start);
+    release(s);
+}
+
+static entry *pack(const int8_t *w, size_t k, size_t n, int transposed, size_t *bytes) {
+    entry *e = calloc(1, sizeof *e);
+    if (!e)
+        return NULL;
+    edge_weights *out = &e->weights;
+    out->k = k;
+    out->n = n;
+    out->k_padded = edge_round_up(k, EDGE_K_STEP);
+    out->strips = (n + EDGE_STRIP - 1) / EDGE_STRIP;
+    const size_t strip_bytes = out->k_padded * EDGE_STRIP;
+    *bytes = out->strips * strip_bytes;
+    int8_t *data = allocate(*bytes + out->strips * EDGE_STRIP * sizeof(int32_t), &e->home);
+    if (!data) {
+        free(e);
+        return NULL;
+    }
+    int32_t *sums = (int32_t *)(void *)(data + *bytes); /* a multiple of 256 bytes on */
+    memset(data, 0, *bytes); /* the slab may have been used; padding must be zero */
+    for (size_t s = 0; s < out->strips; ++s)
+        pack_strip(w, k, n, transposed, s * EDGE_STRIP, data + s * strip_bytes,
+                   sums + s * EDGE_STRIP);
+    out->data = data;
+    out->sums = sums;
+    e->hash = hash_of(out, *bytes);
+    return e;
+}
+
+const edge_weights *edge_weights_take(const int8_t *w, size_t k, size_t n, int transposed) {
+    size_t bytes;
+    pthread_mutex_lock(&lock);
+    entry *packed = pack(w, k, n, transposed, &bytes);
+    if (packed) {
+        entry *same = find(packed, bytes);
+        if (same) {
+            retract(packed->home, packed->weights.data);
+            free(packed);
+            packed = same;
+        } else {
+            packed->next = entries;
+            entries = packed;
+        }
+        packed->users += 1;
+    }
+    pthread_mutex_unlock(&lock);
+    return packed ? &packed->weights : NULL;
+}
+
+void edge_weights_give(const edge_weights *weights) {
+    if (!weights)
+        return;
+    pthread_mutex_lock(&lock);
+    entry *e = (entry *)(uintptr_t)weights;
+    if (--e->users == 0) {
+        for (entry **at = &entries; *at; at = &(*at)->next)
+            if (*at == e) {
+                *at = e->next;
+                break;
+            }
+        release(e->home);
+        free(e);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+size_t edge_weights_held(void) {
+    size_t count = 0;
+    pthread_mutex_lock(&lock);
+    for (const entry *e = entries; e; e = e->next)
+        ++count;
+    pthread_mutex_unlock(&lock);
+    return count;
+}

@@ -1,0 +1,232 @@
+"""The real `ModelHost`: active bundles of the store, loaded into one engine thread.
+
+`open_host` yields at once and loads in the background, so that the HTTP side can say what it
+waits for. A model whose bundle fails to load keeps the host from being ready, with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from edge_runtime.bundle.activation import Loader, Refused
+from edge_runtime.bundle.manifest import Manifest
+from edge_runtime.bundle.store import Store
+from edge_runtime.config import Settings
+from edge_runtime.core import (
+    FloatArray,
+    GenerateRequest,
+    ModelInfo,
+    RequestClass,
+    TextCodec,
+    TokenEvent,
+)
+from edge_runtime.engine.decode_worker import DecodeWorker, Event
+from edge_runtime.engine.encode_worker import EncodeWorker
+from edge_runtime.engine.load import LoadedModel, load_model
+from edge_runtime.engine.loop import EngineLoop
+from edge_runtime.errors import CapacityError, EdgeError, EngineError, UsageError
+from edge_runtime.metrics import EngineObserver, Metrics, NullObserver
+
+log: Final = structlog.get_logger("edge_runtime.host")
+
+
+@dataclass(slots=True)
+class Host:
+    """See `ModelHost`. Lives on one event loop; models run in the engine thread."""
+
+    engine: EngineLoop
+    loop: asyncio.AbstractEventLoop
+    not_ready_reason: str = "models are being loaded"
+    _models: dict[str, LoadedModel] = field(default_factory=dict)
+    _streams: dict[str, asyncio.Queue[TokenEvent]] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        """True once every configured model can answer."""
+        return not self.not_ready_reason
+
+    def models(self) -> Sequence[ModelInfo]:
+        """Every active model."""
+        return [loaded.info for loaded in self._models.values()]
+
+    def info(self, model: str) -> ModelInfo:
+        """See `ModelHost`."""
+        return self._loaded(model).info
+
+    def codec(self, model: str) -> TextCodec:
+        """See `ModelHost`."""
+        return self._loaded(model).codec
+
+    def add(self, loaded: LoadedModel) -> None:
+        """Serve `loaded` from now on."""
+        self._models[loaded.info.name] = loaded
+        self.engine.add(loaded.worker)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
+        """See `ModelHost`; the sequence is queued when the first event is asked for."""
+        worker = self._loaded(request.model).worker
+        if not isinstance(worker, DecodeWorker):
+            raise UsageError(f"{request.model} does not generate text", param="model")
+        events: asyncio.Queue[TokenEvent] = asyncio.Queue()
+        self._streams[request.request_id] = events
+        finished = False
+        try:
+            worker.submit(request)
+            self.engine.wake()
+            while not finished:
+                event = await events.get()
+                finished = event.finish_reason is not None
+                yield event
+        finally:
+            del self._streams[request.request_id]
+            if not finished:
+                worker.cancel(request.request_id)
+                self.engine.wake()
+
+    async def encode(
+        self,
+        model: str,
+        inputs: Sequence[Sequence[int]],
+        *,
+        request_class: RequestClass = RequestClass.INTERACTIVE,
+    ) -> FloatArray:
+        """See `ModelHost`. Cancelling takes what has not run yet out of the queue."""
+        worker = self._loaded(model).worker
+        if not isinstance(worker, EncodeWorker):
+            raise UsageError(f"{model} has no embeddings or labels to give", param="model")
+        future = worker.submit(inputs)
+        self.engine.wake()
+        return await asyncio.wrap_future(future)
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Take a batch of events from the engine thread over to the event loop."""
+        # A closed loop has nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._dispatch, events)
+
+    def engine_failed(self, error: BaseException) -> None:
+        """The engine thread ended: say so until the daemon is started again."""
+        self.not_ready_reason = f"the engine failed ({error}); restart the daemon"
+
+    def _dispatch(self, events: Sequence[Event]) -> None:
+        for request_id, event in events:
+            stream = self._streams.get(request_id)
+            if stream is not None:
+                stream.put_nowait(event)
+
+    def _loaded(self, model: str) -> LoadedModel:
+        if self.engine_down:
+            raise EngineError(self.not_ready_reason)
+        try:
+            return self._models[model]
+        except KeyError as error:
+            if self.not_ready_reason:
+                raise CapacityError(
+                    f"{model!r} cannot answer yet: {self.not_ready_reason}",
+                    retry_after_s=2.0,
+                    status=503,
+                ) from error
+            raise UsageError(
+                f"no active model is called {model!r}; GET /v1/models lists them",
+                param="model",
+                code="model_not_found",
+                status=404,
+            ) from error
+
+    @property
+    def engine_down(self) -> bool:
+        """True after the engine thread failed."""
+        return self.not_ready_reason.startswith("the engine failed")
+
+
+@contextlib.asynccontextmanager
+async def open_host(settings: Settings, metrics: Metrics) -> AsyncIterator[Host]:
+    """Open the store, start the engine, and load models in the background.
+
+    Raises `ConfigError` when the store cannot be opened. Leaving ends every request and waits
+    for the engine thread.
+    """
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as stack:
+        opening = Store.open(settings.store.path)
+        store = await asyncio.to_thread(stack.enter_context, opening)
+        engine = EngineLoop()
+        host = Host(engine, loop)
+        engine.on_crash = host.engine_failed
+        stack.enter_context(engine)
+        loading = asyncio.create_task(_load_all(host, store, settings, metrics), name="load-models")
+        try:
+            yield host
+        finally:
+            loading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await loading
+
+
+async def _load_all(host: Host, store: Store, settings: Settings, observer: EngineObserver) -> None:
+    active = store.active()
+    names = settings.models.serve or sorted(active)
+    problems = []
+    for name in names:
+        if name not in active:
+            problems.append(f"{name}: not active in the store; install a bundle for it")
+            continue
+        host.not_ready_reason = f"loading {name}"
+        started_s = time.monotonic()
+        try:
+            digest = active[name].bundle_digest
+            loaded = await asyncio.to_thread(_load_one, host, store, digest, settings, observer)
+        except EdgeError as error:
+            problems.append(str(error))
+            log.error("model not loaded", action="model_failed", model=name, reason=str(error))  # noqa: TRY400
+            continue
+        host.add(loaded)
+        log.info(
+            "model loaded",
+            action="model_loaded",
+            model=loaded.info.full_name,
+            variant=loaded.info.variant,
+            seconds=round(time.monotonic() - started_s, 2),
+        )
+    if not names:
+        problems.append("no model is active in the store; run `edge-runtime install BUNDLE`")
+    host.not_ready_reason = "; ".join(problems)
+
+
+def _load_one(
+    host: Host, store: Store, digest: str, settings: Settings, observer: EngineObserver
+) -> LoadedModel:
+    manifest = store.verify(digest)
+    return load_model(
+        store.directory(digest), manifest, settings, deliver=host.deliver, observer=observer
+    )
+
+
+class _Checked:
+    """A bundle that loaded and answered right in a process that does not serve."""
+
+    def commit(self) -> None:
+        """Nothing to swap: the daemon loads the bundle at its next start."""
+
+    def abort(self) -> None:
+        """Nothing was kept."""
+
+
+def bundle_loader(settings: Settings) -> Loader:
+    """The engine's part of an activation outside the daemon: load, check golden answers, let go."""
+
+    def load(directory: Path, manifest: Manifest) -> _Checked | Refused:
+        load_model(
+            directory, manifest, settings, deliver=lambda events: None, observer=NullObserver()
+        )
+        return _Checked()
+
+    return load
