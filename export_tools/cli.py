@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from edge_runtime.errors import EdgeError, UsageError
+from edge_runtime.errors import ConfigError, EdgeError, UsageError
 
 app = typer.Typer(
     name="edge-export",
@@ -90,6 +91,32 @@ def synth(
         with RichProgress(console) as progress:
             synthesize(geometry, out, layers=layers, seed=seed, progress=progress)
     console.print(f"{out}: {geometry} with random weights")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe.toml with a [train] table.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the checkpoint; a stopped run goes on.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(envvar="EDGE_DATA_DIR", help="Folder with the data sets' folders."),
+    ] = None,
+    *,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="A tiny run in seconds, to test the road.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Train the model of a recipe into a checkpoint that `build --checkpoint` takes."""
+    console = Console(stderr=True)
+    with _reported(console):
+        if importlib.util.find_spec("torch") is None:
+            raise ConfigError("training needs torch and transformers: install the `train` extra")
+        from export_tools.train.console import run_in_console
+
+        run_in_console(recipe, data, out, smoke=smoke, device=device, console=console)
 
 
 class _reported:  # noqa: N801 - reads as a statement

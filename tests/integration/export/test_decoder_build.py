@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 from edge_runtime.bundle.pack import load_manifest, verify
 from edge_runtime.core import Kind
 from edge_runtime.errors import BundleError, UsageError
+from export_tools import synth
 from export_tools.build import Identity, Request, build
 from export_tools.cli import app
 from export_tools.decoder import build_variant
 from export_tools.draft import VariantDraft
-from tests.support.decoders import random_tensors, tiny_config, write_checkpoint
+from tests.support.decoders import TINY_CONFIG, random_tensors, tiny_config, write_checkpoint
 
 NUMBERS = {"mean_kld": 0.001}
 
@@ -143,6 +144,41 @@ def test_the_command_reports_errors_in_one_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["build", str(source), "--out", str(tmp_path / "bundle")])
     assert done.exit_code == 1
     assert done.stderr.startswith("error: config.json: hidden_act = 'relu'")
+
+
+def test_a_synthetic_checkpoint_becomes_a_bundle_by_two_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the real gate; without torch its comparison with the source is left out."""
+    tiny = {**synth.GEOMETRIES["smollm2-135m"], **TINY_CONFIG, "num_hidden_layers": 2}
+    monkeypatch.setitem(synth.GEOMETRIES, "tiny", tiny)
+    monkeypatch.setattr("export_tools.gate.source.is_installed", lambda: False)
+    source, out = tmp_path / "source", tmp_path / "bundle"
+    made = CliRunner().invoke(app, ["synth", "tiny", "--out", str(source)])
+    assert made.exit_code == 0, made.output
+    options = ["--variant", "int8", "--name", "synthetic", "--licence", "CC0-1.0"]
+    built = CliRunner().invoke(app, ["build", str(source), "--out", str(out), *options])
+    assert built.exit_code == 0, built.output
+    manifest = load_manifest(out)
+    verify(out, manifest)
+    assert (manifest.name, manifest.licence) == ("synthetic", "CC0-1.0")
+    figures = manifest.gate["int8"]["figures"]
+    assert figures["company_error"] <= 1e-4
+    assert figures["mean_kl"] < 0.02
+
+
+def test_a_limit_that_the_gate_does_not_have_is_refused(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    with pytest.raises(UsageError, match="unknown limits mean_klx; choose among: mean_kl"):
+        build(request(source, tmp_path / "bundle", limits={"mean_klx": 1.0}))
+
+
+def test_a_recipes_limit_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export_tools.gate.source.is_installed", lambda: False)
+    source = write_checkpoint(tmp_path / "source")
+    with pytest.raises(BundleError, match=r"mean_kl = \S+ is above its limit 1e-12"):
+        build(request(source, tmp_path / "bundle", limits={"mean_kl": 1e-12}))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 _MEASURE = """
