@@ -99,10 +99,10 @@ test: test-runtime test-torch ## run every test against the installed wheel
 
 # One thread a process: two workers fill two cores.
 test-runtime: $(VENV)/.dev $(VENV)/.wheel $(STORE)/.installed ## run the tests that need no torch
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m "not torch" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile -m "not torch" $(PYTEST_ARGS)
 
 test-torch: $(TORCH_VENV)/.wheel ## run the tests marked torch, in an environment of their own
-	OMP_NUM_THREADS=1 $(TORCH_VENV)/bin/pytest -n 2 -m torch $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(TORCH_VENV)/bin/pytest -n 2 --dist loadfile -m torch $(PYTEST_ARGS)
 
 check: $(VENV)/.dev $(VENV)/.wheel ## lint, type-check, check the borders and the docs
 	$(VENV)/bin/ruff check .

@@ -60,7 +60,8 @@ class Run:
             start_new_session=True,
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, name="make-run-output", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="make-run-output", daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -104,6 +105,10 @@ class Run:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise
+        finally:
+            self._reader.join(timeout=60)  # the output ends with the last process
+            if self.process.stdout is not None:
+                self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
