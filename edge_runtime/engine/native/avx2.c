@@ -6,8 +6,9 @@
 
 enum { MAX_ROWS = 2 };
 
-static inline __attribute__((always_inline)) void tile(const edge_strip *s, size_t first,
-                                                       const int rows, const int half) {
+static inline __attribute__((always_inline)) void tile(const edge_strip *s, edge_target to,
+                                                       size_t first, const int rows,
+                                                       const int half) {
     __m256i sum[MAX_ROWS][4]; /* 4 columns each, two partial sums a column */
 #pragma GCC unroll 2
     for (int r = 0; r < rows; ++r)
@@ -39,23 +40,26 @@ static inline __attribute__((always_inline)) void tile(const edge_strip *s, size
         for (int c = 0; c < 2; ++c) {
             /* Adding neighbours works in 128-bit lanes: columns 0 1 4 5 | 2 3 6 7. */
             const __m256i pair = _mm256_hadd_epi32(sum[r][2 * c], sum[r][2 * c + 1]);
-            store(s, first + (size_t)r, (size_t)(16 * half + 8 * c),
+            store(s, to, first, (size_t)r, (size_t)(16 * half + 8 * c),
                   _mm256_permute4x64_epi64(pair, 0xd8));
         }
 }
 
 static void strip(const edge_strip *s) {
+    float beside[MAX_ROWS * EDGE_STRIP];
     size_t rows;
     for (size_t first = 0; first < s->m; first += rows) {
         rows = edge_tile_rows(s->m, first, MAX_ROWS);
+        const edge_target to = edge_tile_target(s, first, beside);
         if (rows == 1) {
-            tile(s, first, 1, 0);
-            tile(s, first, 1, 1);
+            tile(s, to, first, 1, 0);
+            tile(s, to, first, 1, 1);
         } else {
-            tile(s, first, 2, 0);
-            tile(s, first, 2, 1);
+            tile(s, to, first, 2, 0);
+            tile(s, to, first, 2, 1);
         }
+        edge_tile_done(s, first, rows, beside);
     }
 }
 
-const edge_kernels edge_avx2 = {"avx2", MAX_ROWS, edge_quantize, edge_quantize_swiglu, strip};
+const edge_kernels edge_avx2 = {"avx2", MAX_ROWS, edge_quantize, strip};

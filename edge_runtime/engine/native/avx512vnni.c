@@ -6,18 +6,19 @@
 
 enum { MAX_ROWS = 14 };
 
-static inline __attribute__((always_inline)) void store(const edge_strip *s, size_t row, int half,
+static inline __attribute__((always_inline)) void store(const edge_strip *s, edge_target to,
+                                                        size_t first, size_t r, int half,
                                                         __mmask16 mask, __m512i sum) {
     sum = _mm512_sub_epi32(sum, _mm512_loadu_si512(s->sums + 16 * half));
     if (s->raw) {
-        _mm512_mask_storeu_epi32(s->raw + row * s->stride + 16 * half, mask, sum);
+        _mm512_mask_storeu_epi32(s->raw + (first + r) * s->stride + 16 * half, mask, sum);
         return;
     }
     __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(s->scale + 16 * half));
-    y = _mm512_mul_ps(y, _mm512_set1_ps(s->peaks[row]));
+    y = _mm512_mul_ps(y, _mm512_set1_ps(s->peaks[first + r]));
     if (s->bias)
         y = _mm512_add_ps(y, _mm512_loadu_ps(s->bias + 16 * half));
-    _mm512_mask_storeu_ps(s->out + row * s->stride + 16 * half, mask, y);
+    _mm512_mask_storeu_ps(to.out + r * to.stride + 16 * half, mask, y);
 }
 
 /* Four k of one row times 32 columns. Written out because compilers that choose the order
@@ -35,9 +36,9 @@ static inline __attribute__((always_inline)) void multiply(__m512i *sum0, __m512
 
 /* `fetch`: lines at `ahead` fetched for each 4 lines used; 4 means that memory is the limit, so
  * the lines are wanted soon. Constant, like `rows`, in each call. */
-static inline __attribute__((always_inline)) void tile(const edge_strip *s, size_t first,
-                                                       const int8_t *ahead, const int rows,
-                                                       const int fetch) {
+static inline __attribute__((always_inline)) void tile(const edge_strip *s, edge_target to,
+                                                       size_t first, const int8_t *ahead,
+                                                       const int rows, const int fetch) {
     __m512i sum[MAX_ROWS][2];
 #pragma GCC unroll 14
     for (int r = 0; r < rows; ++r)
@@ -69,21 +70,21 @@ static inline __attribute__((always_inline)) void tile(const edge_strip *s, size
                                      : s->columns <= 16 ? 0 : (1u << (s->columns - 16)) - 1);
 #pragma GCC unroll 14
     for (int r = 0; r < rows; ++r) {
-        store(s, first + (size_t)r, 0, mask0, sum[r][0]);
-        store(s, first + (size_t)r, 1, mask1, sum[r][1]);
+        store(s, to, first, (size_t)r, 0, mask0, sum[r][0]);
+        store(s, to, first, (size_t)r, 1, mask1, sum[r][1]);
     }
 }
 
-#define ROWS(n)                          \
-    case n:                              \
-        if (fetch == 4)                  \
-            tile(s, first, ahead, n, 4); \
-        else if (fetch == 2)             \
-            tile(s, first, ahead, n, 2); \
-        else if (fetch == 1)             \
-            tile(s, first, ahead, n, 1); \
-        else                             \
-            tile(s, first, ahead, n, 0); \
+#define ROWS(n)                              \
+    case n:                                  \
+        if (fetch == 4)                      \
+            tile(s, to, first, ahead, n, 4); \
+        else if (fetch == 2)                 \
+            tile(s, to, first, ahead, n, 2); \
+        else if (fetch == 1)                 \
+            tile(s, to, first, ahead, n, 1); \
+        else                                 \
+            tile(s, to, first, ahead, n, 0); \
         break;
 
 static void strip(const edge_strip *s) {
@@ -94,17 +95,19 @@ static void strip(const edge_strip *s) {
     const int pace = tiles == 1 ? 4 : tiles < 4 ? 2 : 1;
     const size_t fetching = tiles == 1 ? 1 : (size_t)(4 / pace);
     const int8_t *ahead = s->strip + (tiles == 1 ? (size_t)EDGE_AHEAD : bytes);
+    float beside[MAX_ROWS * EDGE_STRIP];
     size_t rows, index = 0;
     for (size_t first = 0; first < s->m; first += rows, ++index) {
         const int fetch = index < fetching ? pace : 0;
         rows = edge_tile_rows(s->m, first, MAX_ROWS);
+        const edge_target to = edge_tile_target(s, first, beside);
         switch (rows) {
             ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7)
             ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
         }
+        edge_tile_done(s, first, rows, beside);
         ahead += bytes / fetching;
     }
 }
 
-const edge_kernels edge_avx512vnni = {"avx512vnni", MAX_ROWS, edge_quantize, edge_quantize_swiglu,
-                                      strip};
+const edge_kernels edge_avx512vnni = {"avx512vnni", MAX_ROWS, edge_quantize, strip};

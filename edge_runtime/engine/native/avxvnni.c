@@ -5,8 +5,8 @@
 
 enum { MAX_ROWS = 3 };
 
-static inline __attribute__((always_inline)) void tile(const edge_strip *s, size_t first,
-                                                       const int rows) {
+static inline __attribute__((always_inline)) void tile(const edge_strip *s, edge_target to,
+                                                       size_t first, const int rows) {
     __m256i sum[MAX_ROWS][4];
 #pragma GCC unroll 3
     for (int r = 0; r < rows; ++r)
@@ -32,24 +32,27 @@ static inline __attribute__((always_inline)) void tile(const edge_strip *s, size
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int c = 0; c < 4; ++c)
-            store(s, first + (size_t)r, (size_t)(8 * c), sum[r][c]);
+            store(s, to, first, (size_t)r, (size_t)(8 * c), sum[r][c]);
 }
 
 static void strip(const edge_strip *s) {
+    float beside[MAX_ROWS * EDGE_STRIP];
     size_t rows;
     for (size_t first = 0; first < s->m; first += rows) {
         rows = edge_tile_rows(s->m, first, MAX_ROWS);
+        const edge_target to = edge_tile_target(s, first, beside);
         switch (rows) {
         case 1:
-            tile(s, first, 1);
+            tile(s, to, first, 1);
             break;
         case 2:
-            tile(s, first, 2);
+            tile(s, to, first, 2);
             break;
         default:
-            tile(s, first, 3);
+            tile(s, to, first, 3);
         }
+        edge_tile_done(s, first, rows, beside);
     }
 }
 
-const edge_kernels edge_avxvnni = {"avxvnni", MAX_ROWS, edge_quantize, edge_quantize_swiglu, strip};
+const edge_kernels edge_avxvnni = {"avxvnni", MAX_ROWS, edge_quantize, strip};

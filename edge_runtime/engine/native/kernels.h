@@ -43,6 +43,7 @@ typedef struct {
     const float *scale;   /* [32] 1/127 * scale of each column */
     const float *bias;    /* [32] or NULL */
     float *out;           /* row r at out + r * stride */
+    int gated;            /* out holds g: it becomes silu(g) * y instead of y */
     int32_t *raw;         /* when not NULL the exact sums go here instead */
     size_t stride;
     size_t columns;       /* 1..32 of the strip that exist */
@@ -53,9 +54,6 @@ typedef struct {
     size_t max_rows; /* of a tile */
     /* Quantise one row of k floats to k_padded bytes; returns the peak. */
     float (*quantize)(const float *x, size_t k, size_t k_padded, uint8_t *q);
-    /* The same for silu(gate) * up; `row` is room for k_padded floats. */
-    float (*quantize_swiglu)(const float *gate, const float *up, size_t k, size_t k_padded,
-                             float *row, uint8_t *q);
     void (*strip)(const edge_strip *);
 } edge_kernels;
 

@@ -50,18 +50,15 @@ typedef struct {
     uint8_t *q;    /* tiles of quantised rows */
     float *peaks;  /* [m] */
     uint8_t *line; /* [tasks, k_padded] one row before it goes into its tile */
-    float *values; /* [tasks, k_padded] one row of silu(gate) * up */
     float *out;
     int32_t *raw;
 } work;
 
 static void quantize_rows(void *data, size_t task) {
     const work *w = data;
-    const edge_linear *layer = w->layer;
-    const edge_kernels *kernels = layer->kernels;
-    const size_t k = layer->weights->k, padded = layer->weights->k_padded;
+    const edge_kernels *kernels = w->layer->kernels;
+    const size_t k = w->layer->weights->k, padded = w->layer->weights->k_padded;
     uint8_t *line = w->line + task * padded;
-    float *values = w->values + task * padded;
     size_t end = (task + 1) * w->rows_a_task;
     end = end < w->m ? end : w->m;
     size_t first = 0, rows = 0; /* of the tile that holds the row */
@@ -71,12 +68,7 @@ static void quantize_rows(void *data, size_t task) {
             rows = edge_tile_rows(w->m, first, kernels->max_rows);
         }
         uint8_t *target = rows == 1 ? w->q + first * padded : line;
-        if (layer->swiglu) {
-            const float *gate = w->x + r * 2 * k;
-            w->peaks[r] = kernels->quantize_swiglu(gate, gate + k, k, padded, values, target);
-        } else {
-            w->peaks[r] = kernels->quantize(w->x + r * k, k, padded, target);
-        }
+        w->peaks[r] = kernels->quantize(w->x + r * k, k, padded, target);
         if (rows == 1)
             continue;
         uint8_t *into = w->q + first * padded + (r - first) * 4;
@@ -85,31 +77,35 @@ static void quantize_rows(void *data, size_t task) {
     }
 }
 
-static void multiply_strips(void *data, size_t task) {
-    const work *w = data;
+static void multiply_strip(const work *w, size_t index) {
     const edge_linear *layer = w->layer;
     const edge_weights *weights = layer->weights;
-    const size_t n = weights->n;
+    const size_t column = index / weights->parts * EDGE_STRIP, at = index * EDGE_STRIP;
+    const edge_strip strip = {
+        .rows = w->q,
+        .peaks = w->peaks,
+        .m = w->m,
+        .k = weights->k_padded,
+        .strip = weights->data + at * weights->k_padded,
+        .sums = weights->sums + at,
+        .scale = layer->scale + at,
+        .bias = layer->bias ? layer->bias + at : NULL,
+        .out = w->out ? w->out + column : NULL,
+        .gated = index % weights->parts == 1,
+        .raw = w->raw ? w->raw + column : NULL,
+        .stride = weights->n,
+        .columns = weights->n - column < EDGE_STRIP ? weights->n - column : EDGE_STRIP,
+    };
+    layer->kernels->strip(&strip);
+}
+
+static void multiply_strips(void *data, size_t task) {
+    const work *w = data;
+    const edge_weights *weights = w->layer->weights;
     size_t end = (task + 1) * w->strips_a_task;
     end = end < weights->strips ? end : weights->strips;
-    for (size_t s = task * w->strips_a_task; s < end; ++s) {
-        const size_t column = s * EDGE_STRIP;
-        const edge_strip strip = {
-            .rows = w->q,
-            .peaks = w->peaks,
-            .m = w->m,
-            .k = weights->k_padded,
-            .strip = weights->data + s * weights->k_padded * EDGE_STRIP,
-            .sums = weights->sums + column,
-            .scale = layer->scale + column,
-            .bias = layer->bias ? layer->bias + column : NULL,
-            .out = w->out ? w->out + column : NULL,
-            .raw = w->raw ? w->raw + column : NULL,
-            .stride = n,
-            .columns = n - column < EDGE_STRIP ? n - column : EDGE_STRIP,
-        };
-        layer->kernels->strip(&strip);
-    }
+    for (size_t s = task * w->strips_a_task * weights->parts; s < end * weights->parts; ++s)
+        multiply_strip(w, s);
 }
 
 int edge_linear_run(const edge_linear *layer, const float *x, size_t m, float *out, int32_t *raw,
@@ -119,14 +115,12 @@ int edge_linear_run(const edge_linear *layer, const float *x, size_t m, float *o
     const size_t padded = weights->k_padded;
     if (m == 0 || weights->n == 0)
         return 0;
-    const int serial = m == 1 || m * weights->k * (layer->swiglu ? 4 : 1) <= SERIAL_FLOATS;
+    const int serial = m == 1 || m * weights->k <= SERIAL_FLOATS;
     const size_t tasks = serial ? 1 : m < QUANTIZE_TASKS ? m : QUANTIZE_TASKS;
     const size_t rows_bytes = edge_round_up(m * padded, EDGE_LINE);
     const size_t peaks_bytes = edge_round_up(m * sizeof(float), EDGE_LINE);
     const size_t line_bytes = edge_round_up(tasks * padded, EDGE_LINE);
-    const size_t values_bytes = layer->swiglu ? tasks * padded * sizeof(float) : 0;
-    scratch *memory =
-        take_scratch(rows_bytes + peaks_bytes + line_bytes + values_bytes + EDGE_LINE);
+    scratch *memory = take_scratch(rows_bytes + peaks_bytes + line_bytes + EDGE_LINE);
     if (!memory)
         return -1;
     char *at = (char *)edge_round_up((uintptr_t)memory->bytes, EDGE_LINE);
@@ -134,14 +128,13 @@ int edge_linear_run(const edge_linear *layer, const float *x, size_t m, float *o
     w.q = (uint8_t *)at;
     w.peaks = (float *)(void *)(at + rows_bytes);
     w.line = (uint8_t *)(at + rows_bytes + peaks_bytes);
-    w.values = (float *)(void *)(at + rows_bytes + peaks_bytes + line_bytes);
     w.rows_a_task = (m + tasks - 1) / tasks;
     if (serial)
         quantize_rows(&w, 0);
     else
         *error = parallel->run(parallel->context, quantize_rows,
                                (m + w.rows_a_task - 1) / w.rows_a_task, &w);
-    w.strips_a_task = TASK_BYTES / (padded * EDGE_STRIP);
+    w.strips_a_task = TASK_BYTES / (padded * EDGE_STRIP * weights->parts);
     if (w.strips_a_task < 1 || m > 32)
         w.strips_a_task = 1;
     if (!*error)
@@ -152,25 +145,28 @@ int edge_linear_run(const edge_linear *layer, const float *x, size_t m, float *o
     return 0;
 }
 
-static float *padded_copy(const float *from, size_t n, size_t size, float factor) {
+/* The parts' vectors [n] in the order of the packed columns, times `factor`; zeros between. */
+static float *interleave(const float *const *from, const edge_weights *weights, float factor) {
+    const size_t parts = weights->parts, size = weights->strips * parts * EDGE_STRIP;
     float *to = aligned_alloc(EDGE_LINE, edge_round_up(size * sizeof *to + 1, EDGE_LINE));
-    for (size_t i = 0; to && i < size; ++i)
-        to[i] = i < n ? factor * from[i] : 0.0f;
+    for (size_t i = 0; to && i < size; ++i) {
+        const size_t column = i / (parts * EDGE_STRIP) * EDGE_STRIP + i % EDGE_STRIP;
+        to[i] = column < weights->n ? factor * from[i / EDGE_STRIP % parts][column] : 0.0f;
+    }
     return to;
 }
 
-int edge_linear_init(edge_linear *layer, const edge_kernels *kernels, const int8_t *w, size_t k,
-                     size_t n, int transposed, const float *scale, const float *bias, int swiglu) {
+int edge_linear_init(edge_linear *layer, const edge_kernels *kernels, const edge_recipe *recipe) {
+    const int biased = recipe->bias[0] != NULL;
     memset(layer, 0, sizeof *layer);
     layer->kernels = kernels;
-    layer->swiglu = swiglu;
-    layer->weights = edge_weights_take(w, k, n, transposed);
+    layer->weights = edge_weights_take(recipe->w, recipe->parts, recipe->k, recipe->n,
+                                       recipe->transposed);
     if (layer->weights) {
-        const size_t size = layer->weights->strips * EDGE_STRIP;
-        layer->scale = padded_copy(scale, n, size, 1.0f / 127.0f);
-        layer->bias = bias ? padded_copy(bias, n, size, 1.0f) : NULL;
+        layer->scale = interleave(recipe->scale, layer->weights, 1.0f / 127.0f);
+        layer->bias = biased ? interleave(recipe->bias, layer->weights, 1.0f) : NULL;
     }
-    if (layer->weights && layer->scale && (layer->bias || !bias))
+    if (layer->weights && layer->scale && (layer->bias || !biased))
         return 0;
     edge_linear_free(layer);
     return -1;

@@ -7,9 +7,8 @@
 typedef struct {
     const edge_kernels *kernels;
     const edge_weights *weights;
-    float *scale;   /* [strips * 32] 1/127 * scale of each column */
-    float *bias;    /* [strips * 32] or NULL */
-    int swiglu;     /* rows are gate | up, each k wide */
+    float *scale; /* [strips * parts * 32] 1/127 * scale of each column, in the weights' order */
+    float *bias;  /* the same, or NULL */
 } edge_linear;
 
 /* Call body(data, i) for i in [0, total), on any threads; returns when all are done. NULL from a
@@ -19,12 +18,20 @@ typedef struct {
     void *(*run)(void *context, void (*body)(void *, size_t), size_t total, void *data);
 } edge_parallel;
 
-/* Fill `layer` from w and the parameters; 0, or -1 when memory is short. */
-int edge_linear_init(edge_linear *layer, const edge_kernels *kernels, const int8_t *w, size_t k,
-                     size_t n, int transposed, const float *scale, const float *bias, int swiglu);
+/* What a layer is made of. One part: y = x @ w. Two parts: y = silu(x @ w[0]) * (x @ w[1]). */
+typedef struct {
+    size_t k, n, parts;
+    int transposed; /* w: [n, k] instead of [k, n] */
+    const int8_t *w[2];
+    const float *scale[2]; /* [n] */
+    const float *bias[2];  /* [n], or NULL in both */
+} edge_recipe;
+
+/* Fill `layer`; 0, or -1 when memory is short. The recipe's arrays are copied. */
+int edge_linear_init(edge_linear *layer, const edge_kernels *kernels, const edge_recipe *recipe);
 void edge_linear_free(edge_linear *layer);
 
-/* x: [m, k] (or [m, 2k] with swiglu) -> out: [m, n], or the exact sums in raw: [m, n] if given.
+/* x: [m, k] -> out: [m, n], or the exact sums (of one part) in raw: [m, n] if given.
  * `*error` receives what `parallel` returned. 0, or -1 when memory is short. */
 int edge_linear_run(const edge_linear *layer, const float *x, size_t m, float *out, int32_t *raw,
                     const edge_parallel *parallel, void **error);

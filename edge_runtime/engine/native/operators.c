@@ -1,11 +1,13 @@
 /* The operators as onnxruntime sees them, domain `edge_runtime`, version 1.
  *
- *   RowLinear(x, w, scale, bias?)        x: float32 [..., K]   -> float32 [..., N]
- *   RowLinearSwiGLU(x, w, scale, bias?)  x: float32 [..., 2K], gate | up;
- *                                        the layer's input is silu(gate) * up
+ *   RowLinear(x, w, scale, bias?)
+ *       y = x @ w + bias
+ *   RowGatedLinear(x, gate_w, gate_scale, up_w, up_scale, gate_bias?, up_bias?)
+ *       y = silu(x @ gate_w + gate_bias) * (x @ up_w + up_bias)
  *
- * w: int8 [K, N], or [N, K] with attribute transposed = 1; scale, bias: float32 [N]. All three
- * must be constants. Arithmetic and rules: kernels.h.
+ * x: float32 [..., K] -> y: float32 [..., N]. w: int8 [K, N], or [N, K] with the attribute
+ * transposed = 1; scale, bias: float32 [N]. All but x must be initializers. Arithmetic and rules:
+ * kernels.h.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +16,7 @@
 #include "linear.h"
 #include "ort_abi.h"
 
-enum { MAX_RANK = 16, INPUTS = 4 };
+enum { MAX_RANK = 16 };
 
 typedef struct {
     const OrtApi *api;
@@ -74,43 +76,62 @@ static int is_vector(const tensor *t, int64_t size) {
     return t->type == ORT_FLOAT && t->rank == 1 && t->shape[0] == size;
 }
 
-static OrtStatus *build(const OrtApi *api, const OrtKernelInfo *info, int swiglu, kernel *out) {
+/* Read part `index` of the recipe: its weights, scale and, when `bias_at` is an input, bias. */
+static OrtStatus *read_part(const OrtApi *api, const OrtKernelInfo *info, size_t index,
+                            size_t bias_at, edge_recipe *recipe) {
     tensor w, scale, bias = {0};
+    TRY(constant(api, info, 1 + 2 * index, &w));
+    TRY(constant(api, info, 2 + 2 * index, &scale));
+    if (bias_at)
+        TRY(constant(api, info, bias_at, &bias));
+    if (w.type != ORT_INT8 || w.rank != 2)
+        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: weights must be int8 [K, N]");
+    const int64_t k = w.shape[recipe->transposed ? 1 : 0];
+    const int64_t n = w.shape[recipe->transposed ? 0 : 1];
+    if (k < 1 || k > EDGE_MAX_K)
+        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: K must be from 1 to 65536");
+    if (!is_vector(&scale, n) || (bias_at && !is_vector(&bias, n)))
+        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: scale and bias must be float32 [N]");
+    if (index > 0 && ((size_t)k != recipe->k || (size_t)n != recipe->n))
+        return fail(api, ORT_INVALID_ARGUMENT, "RowGatedLinear: gate and up must be of one shape");
+    recipe->k = (size_t)k;
+    recipe->n = (size_t)n;
+    recipe->w[index] = w.data;
+    recipe->scale[index] = scale.data;
+    recipe->bias[index] = bias.data;
+    return NULL;
+}
+
+static OrtStatus *build(const OrtApi *api, const OrtKernelInfo *info, size_t parts, kernel *out) {
+    edge_recipe recipe = {.parts = parts};
     size_t inputs = 0;
     int64_t transposed = 0;
     OrtStatus *missing = ORT_FN(api, OrtAttributeInt, ORT_KernelInfoGetAttribute_int64)(
         info, "transposed", &transposed);
-    if (missing) { /* the attribute is optional */
+    if (missing) /* the attribute is optional */
         ORT_FN(api, OrtReleaseStatus, ORT_ReleaseStatus)(missing);
-        transposed = 0;
-    }
+    else
+        recipe.transposed = transposed != 0;
     TRY(ORT_FN(api, OrtInfoInputCount, ORT_KernelInfo_GetInputCount)(info, &inputs));
-    TRY(constant(api, info, 1, &w));
-    TRY(constant(api, info, 2, &scale));
-    if (inputs > 3)
-        TRY(constant(api, info, 3, &bias));
-    if (w.type != ORT_INT8 || w.rank != 2)
-        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: weights must be int8 [K, N]");
-    const int64_t k = w.shape[transposed ? 1 : 0], n = w.shape[transposed ? 0 : 1];
-    if (k < 1 || k > EDGE_MAX_K)
-        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: K must be from 1 to 65536");
-    if (!is_vector(&scale, n) || (bias.data && !is_vector(&bias, n)))
-        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: scale and bias must be float32 [N]");
+    const size_t first_bias = 1 + 2 * parts;
+    if (inputs != first_bias && inputs != first_bias + parts)
+        return fail(api, ORT_INVALID_ARGUMENT, "RowGatedLinear: give both biases or none");
+    for (size_t part = 0; part < parts; ++part)
+        TRY(read_part(api, info, part, inputs > first_bias ? first_bias + part : 0, &recipe));
     const edge_kernels *kernels = edge_best_kernels();
     if (!kernels)
         return fail(api, ORT_FAIL, "RowLinear: this processor has no AVX2; use the portable graph");
     out->api = api;
-    if (edge_linear_init(&out->layer, kernels, w.data, (size_t)k, (size_t)n, transposed != 0,
-                         scale.data, bias.data, swiglu))
+    if (edge_linear_init(&out->layer, kernels, &recipe))
         return fail(api, ORT_FAIL, "RowLinear: out of memory for packed weights");
     return NULL;
 }
 
-static OrtStatus *create(const OrtApi *api, const OrtKernelInfo *info, int swiglu, void **out) {
+static OrtStatus *create(const OrtApi *api, const OrtKernelInfo *info, size_t parts, void **out) {
     kernel *made = calloc(1, sizeof *made);
     if (!made)
         return fail(api, ORT_FAIL, "RowLinear: out of memory");
-    OrtStatus *bad = build(api, info, swiglu, made);
+    OrtStatus *bad = build(api, info, parts, made);
     if (bad)
         free(made);
     else
@@ -137,7 +158,7 @@ static OrtStatus *compute(void *state, OrtKernelContext *context) {
     const kernel *self = state;
     const OrtApi *api = self->api;
     const edge_weights *weights = self->layer.weights;
-    const int64_t width = (int64_t)weights->k * (self->layer.swiglu ? 2 : 1);
+    const int64_t width = (int64_t)weights->k;
     const OrtValue *input;
     OrtValue *output;
     tensor x;
@@ -172,13 +193,13 @@ static void destroy(void *state) {
 static OrtStatus *create_linear(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
                                 void **out) {
     (void)op;
-    return create(api, info, 0, out);
+    return create(api, info, 1, out);
 }
 
-static OrtStatus *create_swiglu(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
-                                void **out) {
+static OrtStatus *create_gated(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
+                               void **out) {
     (void)op;
-    return create(api, info, 1, out);
+    return create(api, info, 2, out);
 }
 
 static const char *linear_name(const OrtCustomOp *op) {
@@ -186,9 +207,9 @@ static const char *linear_name(const OrtCustomOp *op) {
     return "RowLinear";
 }
 
-static const char *swiglu_name(const OrtCustomOp *op) {
+static const char *gated_name(const OrtCustomOp *op) {
     (void)op;
-    return "RowLinearSwiGLU";
+    return "RowGatedLinear";
 }
 
 static const char *provider(const OrtCustomOp *op) {
@@ -196,14 +217,34 @@ static const char *provider(const OrtCustomOp *op) {
     return "CPUExecutionProvider";
 }
 
-static int input_type(const OrtCustomOp *op, size_t index) {
+static int linear_input_type(const OrtCustomOp *op, size_t index) {
     (void)op;
     return index == 1 ? ORT_INT8 : ORT_FLOAT;
 }
 
-static size_t input_count(const OrtCustomOp *op) {
+static int gated_input_type(const OrtCustomOp *op, size_t index) {
     (void)op;
-    return INPUTS;
+    return index == 1 || index == 3 ? ORT_INT8 : ORT_FLOAT;
+}
+
+static size_t linear_input_count(const OrtCustomOp *op) {
+    (void)op;
+    return 4;
+}
+
+static size_t gated_input_count(const OrtCustomOp *op) {
+    (void)op;
+    return 7;
+}
+
+static int linear_input_kind(const OrtCustomOp *op, size_t index) {
+    (void)op;
+    return index > 2 ? ORT_OPTIONAL : ORT_REQUIRED;
+}
+
+static int gated_input_kind(const OrtCustomOp *op, size_t index) {
+    (void)op;
+    return index > 4 ? ORT_OPTIONAL : ORT_REQUIRED;
 }
 
 static int output_type(const OrtCustomOp *op, size_t index) {
@@ -214,11 +255,6 @@ static int output_type(const OrtCustomOp *op, size_t index) {
 static size_t output_count(const OrtCustomOp *op) {
     (void)op;
     return 1;
-}
-
-static int input_kind(const OrtCustomOp *op, size_t index) {
-    (void)op;
-    return index == 3 ? ORT_OPTIONAL : ORT_REQUIRED;
 }
 
 static int output_kind(const OrtCustomOp *op, size_t index) {
@@ -236,21 +272,18 @@ static int first_version(const OrtCustomOp *op) {
     return 1;
 }
 
-#define OPERATOR(name, creator)                                                            \
-    {                                                                                      \
-        .version = ORT_ABI_VERSION, .GetName = name, .GetExecutionProviderType = provider, \
-        .GetInputType = input_type, .GetInputTypeCount = input_count,                      \
-        .GetOutputType = output_type, .GetOutputTypeCount = output_count,                  \
-        .KernelDestroy = destroy, .GetInputCharacteristic = input_kind,                    \
-        .GetOutputCharacteristic = output_kind, .GetInputMemoryType = memory_kind,         \
-        .CreateKernelV2 = creator, .KernelComputeV2 = compute,                             \
-        .GetStartVersion = first_version, .GetEndVersion = first_version,                  \
+#define OPERATOR(kind)                                                                           \
+    {                                                                                            \
+        .version = ORT_ABI_VERSION, .GetName = kind##_name, .GetExecutionProviderType = provider, \
+        .GetInputType = kind##_input_type, .GetInputTypeCount = kind##_input_count,              \
+        .GetOutputType = output_type, .GetOutputTypeCount = output_count,                        \
+        .KernelDestroy = destroy, .GetInputCharacteristic = kind##_input_kind,                   \
+        .GetOutputCharacteristic = output_kind, .GetInputMemoryType = memory_kind,               \
+        .CreateKernelV2 = create_##kind, .KernelComputeV2 = compute,                             \
+        .GetStartVersion = first_version, .GetEndVersion = first_version,                        \
     }
 
-static const OrtCustomOp operators[] = {
-    OPERATOR(linear_name, create_linear),
-    OPERATOR(swiglu_name, create_swiglu),
-};
+static const OrtCustomOp operators[] = {OPERATOR(linear), OPERATOR(gated)};
 
 /* What onnxruntime calls when the library is registered. The domain lives as long as the library:
  * sessions made from these options keep using it. */

@@ -28,14 +28,12 @@ EXPORT size_t edge_packed_matrices(void) {
 
 /* One layer for later runs; `set` NULL means the best. NULL when memory is short, when k is out
  * of range or when the set cannot run here. */
-EXPORT edge_linear *edge_layer_new(const char *set, const int8_t *w, size_t k, size_t n,
-                                   int transposed, const float *scale, const float *bias,
-                                   int swiglu) {
+EXPORT edge_linear *edge_layer_new(const char *set, const edge_recipe *recipe) {
     const edge_kernels *kernels = set ? edge_kernels_named(set) : edge_best_kernels();
-    if (!kernels || k < 1 || k > EDGE_MAX_K)
+    if (!kernels || recipe->k < 1 || recipe->k > EDGE_MAX_K)
         return NULL;
     edge_linear *layer = malloc(sizeof *layer);
-    if (layer && edge_linear_init(layer, kernels, w, k, n, transposed, scale, bias, swiglu)) {
+    if (layer && edge_linear_init(layer, kernels, recipe)) {
         free(layer);
         return NULL;
     }
@@ -62,7 +60,7 @@ static int8_t weight_at(size_t k, size_t n) {
  * every height of tile, else the height that went wrong. */
 EXPORT int edge_self_test(void) {
     enum { K = 203, N = 77, M = 29 };
-    static const float ones[N] = {0};
+    static const float scale[N] = {0};
     int8_t *w = malloc(K * N);
     float *x = malloc(sizeof(float) * M * K);
     int32_t *sums = malloc(sizeof(int32_t) * M * N);
@@ -75,7 +73,8 @@ EXPORT int edge_self_test(void) {
             w[k * N + n] = weight_at(k, n);
     for (size_t i = 0; i < M * K; ++i) /* whole numbers up to 127 are their own bytes */
         x[i] = i % K == 7 ? -127.0f : (float)((int)(i * 53 % 255) - 127);
-    layer = edge_layer_new(NULL, w, K, N, 0, ones, NULL, 0);
+    const edge_recipe recipe = {.k = K, .n = N, .parts = 1, .w = {w}, .scale = {scale}};
+    layer = edge_layer_new(NULL, &recipe);
     for (int m = 1; layer && m <= M; ++m) {
         wrong = m;
         if (edge_layer_run(layer, x, (size_t)m, NULL, sums))

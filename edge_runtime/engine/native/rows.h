@@ -1,4 +1,4 @@
-/* Quantising rows, written once over vectors of LANES floats and compiled for each set.
+/* Quantising rows and gating results, written once over vectors of LANES floats and compiled for each set.
  *
  * Every step is one IEEE operation a lane, so all sets give the same bytes.
  */
@@ -97,16 +97,31 @@ static inline edge_vf edge_exp(edge_vf x) {
     return p * (edge_vf)power;
 }
 
-static float edge_quantize_swiglu(const float *gate, const float *up, size_t k, size_t k_padded,
-                                  float *row, uint8_t *q) {
-    edge_vu magnitudes = {0};
-    for (size_t i = 0; i < k; i += LANES) {
-        const edge_vf g = edge_load(gate + i, k - i), u = edge_load(up + i, k - i);
-        const edge_vf h = g / (1.0f + edge_exp(-g)) * u;
-        magnitudes = edge_max_magnitude(magnitudes, h);
-        memcpy(row + i, &h, (k - i < LANES ? k - i : LANES) * sizeof(float));
+/* g[i] = silu(g[i]) * y[i], where silu(g) = g / (1 + exp(-g)). */
+static void edge_gate(float *g, const float *y, size_t count) {
+    for (size_t i = 0; i < count; i += LANES) {
+        const edge_vf gate = edge_load(g + i, count - i);
+        const edge_vf h = gate / (1.0f + edge_exp(-gate)) * edge_load(y + i, count - i);
+        memcpy(g + i, &h, (count - i < LANES ? count - i : LANES) * sizeof(float));
     }
-    const float peak = edge_peak(magnitudes);
-    edge_fill(row, k, k_padded, peak, q);
-    return peak;
+}
+
+/* Where a tile's results go: straight to the output, or first beside the gates they belong to. */
+typedef struct {
+    float *out;
+    size_t stride;
+} edge_target;
+
+static inline edge_target edge_tile_target(const edge_strip *s, size_t first, float *beside) {
+    if (s->gated)
+        return (edge_target){beside, EDGE_STRIP};
+    return (edge_target){s->raw ? NULL : s->out + first * s->stride, s->stride};
+}
+
+static inline void edge_tile_done(const edge_strip *s, size_t first, size_t rows,
+                                  const float *beside) {
+    if (!s->gated)
+        return;
+    for (size_t r = 0; r < rows; ++r)
+        edge_gate(s->out + (first + r) * s->stride, beside + r * EDGE_STRIP, s->columns);
 }

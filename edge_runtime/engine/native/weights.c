@@ -96,7 +96,7 @@ static void pack_strip(const int8_t *w, size_t k, size_t n, int transposed, size
 }
 
 static uint64_t hash_of(const edge_weights *weights, size_t bytes) {
-    uint64_t hash = weights->k * 0x9e3779b97f4a7c15u ^ weights->n, word;
+    uint64_t hash = (weights->k * 0x9e3779b97f4a7c15u ^ weights->n) + weights->parts, word;
     for (size_t i = 0; i + sizeof word <= bytes; i += sizeof word) {
         memcpy(&word, weights->data + i, sizeof word);
         hash = (hash ^ word) * 0x100000001b3u;
@@ -108,7 +108,7 @@ static uint64_t hash_of(const edge_weights *weights, size_t bytes) {
 static entry *find(const entry *packed, size_t bytes) {
     for (entry *e = entries; e; e = e->next)
         if (e->hash == packed->hash && e->weights.k == packed->weights.k &&
-            e->weights.n == packed->weights.n &&
+            e->weights.n == packed->weights.n && e->weights.parts == packed->weights.parts &&
             memcmp(e->weights.data, packed->weights.data, bytes) == 0)
             return e;
     return NULL;
@@ -120,26 +120,28 @@ static void retract(slab *s, const void *memory) {
     release(s);
 }
 
-static entry *pack(const int8_t *w, size_t k, size_t n, int transposed, size_t *bytes) {
+static entry *pack(const int8_t *const *w, size_t parts, size_t k, size_t n, int transposed,
+                   size_t *bytes) {
     entry *e = calloc(1, sizeof *e);
     if (!e)
         return NULL;
     edge_weights *out = &e->weights;
     out->k = k;
     out->n = n;
+    out->parts = parts;
     out->k_padded = edge_round_up(k, EDGE_K_STEP);
     out->strips = (n + EDGE_STRIP - 1) / EDGE_STRIP;
     const size_t strip_bytes = out->k_padded * EDGE_STRIP;
-    *bytes = out->strips * strip_bytes;
-    int8_t *data = allocate(*bytes + out->strips * EDGE_STRIP * sizeof(int32_t), &e->home);
+    *bytes = out->strips * parts * strip_bytes;
+    int8_t *data = allocate(*bytes + out->strips * parts * EDGE_STRIP * sizeof(int32_t), &e->home);
     if (!data) {
         free(e);
         return NULL;
     }
     int32_t *sums = (int32_t *)(void *)(data + *bytes); /* a multiple of 256 bytes on */
     memset(data, 0, *bytes); /* the slab may have been used; padding must be zero */
-    for (size_t s = 0; s < out->strips; ++s)
-        pack_strip(w, k, n, transposed, s * EDGE_STRIP, data + s * strip_bytes,
+    for (size_t s = 0; s < out->strips * parts; ++s)
+        pack_strip(w[s % parts], k, n, transposed, s / parts * EDGE_STRIP, data + s * strip_bytes,
                    sums + s * EDGE_STRIP);
     out->data = data;
     out->sums = sums;
@@ -147,10 +149,11 @@ static entry *pack(const int8_t *w, size_t k, size_t n, int transposed, size_t *
     return e;
 }
 
-const edge_weights *edge_weights_take(const int8_t *w, size_t k, size_t n, int transposed) {
+const edge_weights *edge_weights_take(const int8_t *const *w, size_t parts, size_t k, size_t n,
+                                      int transposed) {
     size_t bytes;
     pthread_mutex_lock(&lock);
-    entry *packed = pack(w, k, n, transposed, &bytes);
+    entry *packed = pack(w, parts, k, n, transposed, &bytes);
     if (packed) {
         entry *same = find(packed, bytes);
         if (same) {

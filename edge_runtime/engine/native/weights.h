@@ -5,16 +5,19 @@
 #include "kernels.h"
 
 typedef struct edge_weights {
-    size_t k, n;         /* as given */
+    size_t k, n;         /* of each part */
+    size_t parts;        /* matrices packed together, strip by strip in turn */
     size_t k_padded;     /* multiple of EDGE_K_STEP */
-    size_t strips;       /* of EDGE_STRIP columns */
-    const int8_t *data;  /* strips * k_padded * EDGE_STRIP bytes */
-    const int32_t *sums; /* [strips * EDGE_STRIP] 128 * sum of each column */
+    size_t strips;       /* of EDGE_STRIP columns, of each part */
+    const int8_t *data;  /* strip s of part p is the (s * parts + p)th of k_padded * 32 bytes */
+    const int32_t *sums; /* [strips * parts * 32] in that order: 128 * sum of each column */
 } edge_weights;
 
-/* Pack w: [k, n], or [n, k] when `transposed`. Equal weights packed before are shared. NULL when
- * memory is short. Thread-safe. Costs one pass over w and k * n bytes. */
-const edge_weights *edge_weights_take(const int8_t *w, size_t k, size_t n, int transposed);
+/* Pack the matrices w[0 .. parts): [k, n] each, or [n, k] when `transposed`. Equal ones packed
+ * before are shared. NULL when memory is short. Thread-safe. Costs a few passes over the weights
+ * and as many bytes as they have. */
+const edge_weights *edge_weights_take(const int8_t *const *w, size_t parts, size_t k, size_t n,
+                                      int transposed);
 
 /* Give back one `take`; the memory goes with the last. NULL is nothing. */
 void edge_weights_give(const edge_weights *weights);
