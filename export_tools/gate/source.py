@@ -35,9 +35,11 @@ def encoder_outputs(
     loader: Any = (
         transformers.AutoModelForSequenceClassification if classify else transformers.AutoModel
     )
-    model = loader.from_pretrained(
-        checkpoint, trust_remote_code=False, local_files_only=True, torch_dtype=torch.float32
-    ).eval()
+    model = (
+        loader.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
+        .float()
+        .eval()
+    )
     rows: list[FloatArray] = []
     with torch.inference_mode():
         for tokens in batch:
@@ -65,8 +67,12 @@ def decoder_logits(checkpoint: Path, batch: Sequence[Sequence[int]]) -> list[Flo
     import torch
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        checkpoint, trust_remote_code=False, local_files_only=True, torch_dtype=torch.float32
-    ).eval()
+    model = (
+        transformers.AutoModelForCausalLM.from_pretrained(
+            checkpoint, trust_remote_code=False, local_files_only=True
+        )
+        .float()
+        .eval()
+    )
     with torch.inference_mode():
         return [model(torch.tensor([list(tokens)])).logits[0].float().numpy() for tokens in batch]
