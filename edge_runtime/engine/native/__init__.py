@@ -13,10 +13,10 @@ from pathlib import Path
 
 import structlog
 
-__all__ = ["DOMAIN", "Verdict", "examine", "library_path"]
+__all__ = ["DOMAIN", "LIBRARY", "Verdict", "examine", "library_path"]
 
 DOMAIN = "edge_runtime"
-_LIBRARY = Path(__file__).resolve().parent / "librow.so"
+LIBRARY = Path(__file__).resolve().parent / "librow.so"
 
 _log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ def library_path() -> Path | None:
 
 @functools.cache
 def _verdict() -> Verdict:
-    verdict = examine(_LIBRARY)
+    verdict = examine(LIBRARY)
     found = verdict.path is not None
     _log.info("native operators", action="native_operators", usable=found, reason=verdict.reason)
     return verdict
