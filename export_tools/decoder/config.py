@@ -138,6 +138,9 @@ def _refuse_unbuilt(config: Mapping[str, Any]) -> None:
         raise _refused("quantization_config", "...", "float checkpoints only")
     if config.get("partial_rotary_factor", 1.0) != 1.0:
         raise _refused("partial_rotary_factor", config["partial_rotary_factor"], "1.0")
+    for name in ("rope_interleaved", "use_mrope"):
+        if config.get(name):
+            raise _refused(name, config[name], "false")
     if config.get("attn_logit_softcapping") or config.get("final_logit_softcapping"):
         raise _refused("logit softcapping", True, "none")
 

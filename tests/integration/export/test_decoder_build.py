@@ -104,6 +104,7 @@ def test_an_unknown_variant_names_the_known_ones(tmp_path: Path) -> None:
         ({"num_experts": 8}, "num_experts = 8"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"rope_interleaved": True}, "rope_interleaved"),
     ],
 )
 def test_what_the_graph_cannot_do_is_refused_by_name(

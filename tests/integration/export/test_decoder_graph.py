@@ -90,7 +90,7 @@ def test_a_layer_costs_no_more_nodes_than_planned(checkpoint: Path, tmp_path: Pa
     assert sum(counts["fp32"].values()) == 12
     assert sum(counts["int4"].values()) == 12
     assert sum(counts["int8"].values()) == 33
-    assert counts["int8"]["QuantizeLinear"] == 4  # qkv, o, gate and up together, down
+    assert counts["int8"]["QuantizeLinear"] == 4  # qkv, o, gate_up, down
     assert counts["int8"]["SkipSimplifiedLayerNormalization"] == 2
 
 
