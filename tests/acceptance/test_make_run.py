@@ -47,7 +47,7 @@ class Run:
         self.process = subprocess.Popen(
             ["make", "run", f"PORT={self.port}"],
             cwd=ROOT,
-            env=os.environ
+            env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
             | {
                 "PIP_NO_INDEX": "1",
                 "http_proxy": shut,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -65,6 +66,16 @@ def test_the_wheel_holds_every_module_of_the_source() -> None:
     }
     assert sources
     assert not sources - files, "the wheel is older than the source; run `make test`"
+
+
+@from_wheel
+@pytest.mark.skipif(
+    (platform.system(), platform.machine()) != ("Linux", "x86_64"),
+    reason="native operators exist for x86-64 Linux",
+)
+def test_the_wheel_holds_the_native_operators() -> None:
+    files = {str(file) for file in importlib.metadata.files("edge-runtime") or ()}
+    assert "edge_runtime/engine/native/librow.so" in files
 
 
 @from_wheel
