@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -44,9 +44,16 @@ class Host:
 
     engine: EngineLoop
     loop: asyncio.AbstractEventLoop
-    not_ready_reason: str = "models are being loaded"
+    loading_reason: str = "models are being loaded"
+    failure: str = ""
+    _started: int = 0
     _models: dict[str, LoadedModel] = field(default_factory=dict)
     _streams: dict[str, asyncio.Queue[TokenEvent]] = field(default_factory=dict)
+
+    @property
+    def not_ready_reason(self) -> str:
+        """Why `ready` is false, for people."""
+        return self.failure or self.loading_reason
 
     @property
     def ready(self) -> bool:
@@ -76,6 +83,9 @@ class Host:
         if not isinstance(worker, DecodeWorker):
             raise UsageError(f"{request.model} does not generate text", param="model")
         events: asyncio.Queue[TokenEvent] = asyncio.Queue()
+        # Callers choose their ids: two requests in progress may bear the same one.
+        self._started += 1
+        request = replace(request, request_id=f"{request.request_id}#{self._started}")
         self._streams[request.request_id] = events
         finished = False
         try:
@@ -114,7 +124,7 @@ class Host:
 
     def engine_failed(self, error: BaseException) -> None:
         """The engine thread ended: say so until the daemon is started again."""
-        self.not_ready_reason = f"the engine failed ({error}); restart the daemon"
+        self.failure = f"the engine failed ({error}); restart the daemon"
 
     def _dispatch(self, events: Sequence[Event]) -> None:
         for request_id, event in events:
@@ -123,14 +133,14 @@ class Host:
                 stream.put_nowait(event)
 
     def _loaded(self, model: str) -> LoadedModel:
-        if self.engine_down:
-            raise EngineError(self.not_ready_reason)
+        if self.failure:
+            raise EngineError(self.failure)
         try:
             return self._models[model]
         except KeyError as error:
-            if self.not_ready_reason:
+            if self.loading_reason:
                 raise CapacityError(
-                    f"{model!r} cannot answer yet: {self.not_ready_reason}",
+                    f"{model!r} cannot answer yet: {self.loading_reason}",
                     retry_after_s=2.0,
                     status=503,
                 ) from error
@@ -140,11 +150,6 @@ class Host:
                 code="model_not_found",
                 status=404,
             ) from error
-
-    @property
-    def engine_down(self) -> bool:
-        """True after the engine thread failed."""
-        return self.not_ready_reason.startswith("the engine failed")
 
 
 @contextlib.asynccontextmanager
@@ -179,7 +184,7 @@ async def _load_all(host: Host, store: Store, settings: Settings, observer: Engi
         if name not in active:
             problems.append(f"{name}: not active in the store; install a bundle for it")
             continue
-        host.not_ready_reason = f"loading {name}"
+        host.loading_reason = f"loading {name}"
         started_s = time.monotonic()
         try:
             digest = active[name].bundle_digest
@@ -187,6 +192,11 @@ async def _load_all(host: Host, store: Store, settings: Settings, observer: Engi
         except EdgeError as error:
             problems.append(str(error))
             log.error("model not loaded", action="model_failed", model=name, reason=str(error))  # noqa: TRY400
+            continue
+        except Exception as error:
+            # A bug in one model's loading must not leave "loading" standing for ever.
+            problems.append(f"{name}: loading failed ({error!r}); see the daemon's log")
+            log.exception("model not loaded", action="model_failed", model=name)
             continue
         host.add(loaded)
         log.info(
@@ -198,7 +208,7 @@ async def _load_all(host: Host, store: Store, settings: Settings, observer: Engi
         )
     if not names:
         problems.append("no model is active in the store; run `edge-runtime install BUNDLE`")
-    host.not_ready_reason = "; ".join(problems)
+    host.loading_reason = "; ".join(problems)
 
 
 def _load_one(

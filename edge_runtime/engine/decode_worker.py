@@ -23,7 +23,7 @@ from edge_runtime.core import (
     TokenEvent,
 )
 from edge_runtime.engine.sampler import Sampled, SamplerState, sample
-from edge_runtime.errors import EngineError
+from edge_runtime.errors import EdgeError, EngineError
 from edge_runtime.metrics import EngineObserver
 from edge_runtime.scheduler.decode import (
     DecodeLimits,
@@ -81,15 +81,21 @@ class DecodeWorker:
     _jobs: dict[str, _Job] = field(default_factory=dict)
     _cancelled: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _closed: EdgeError | None = None
 
     def __post_init__(self) -> None:
         self.scheduler = DecodeScheduler(self.limits)
 
     def submit(self, request: GenerateRequest) -> None:
-        """Queue a request; raises like `DecodeScheduler.submit`. Ids must be unique."""
+        """Queue a request. Ids must be unique.
+
+        Raises like `DecodeScheduler.submit`, and the error of `abort_all` after it.
+        """
         sampler = SamplerState.start(request.params, request.prompt, self.draw_seed())
         text = self.make_text(request.params.stop)
         with self._lock:
+            if self._closed is not None:
+                raise self._closed
             if request.request_id in self._jobs:
                 raise ValueError(f"request {request.request_id} is queued already")
             sequence = self.scheduler.submit(request, self.clock())
@@ -140,13 +146,12 @@ class DecodeWorker:
         self._hand_over(events)
         return True
 
-    def abort_all(self, reason: str) -> None:
-        """The engine stops: end every sequence with an error event."""
+    def abort_all(self, error: EdgeError) -> None:
+        """The engine stops: end every sequence with an error event, and take no more."""
+        last = TokenEvent(None, "", finish_reason=FinishReason.ERROR, error=str(error))
         with self._lock:
-            events = [
-                self._end(job, TokenEvent(None, "", finish_reason=FinishReason.ERROR, error=reason))
-                for job in list(self._jobs.values())
-            ]
+            self._closed = error
+            events = [self._end(job, last) for job in list(self._jobs.values())]
         self._hand_over(events)
 
     def _start(self, planned: Planned, now_s: float) -> None:

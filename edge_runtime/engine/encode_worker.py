@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edge_runtime.core import EncoderModel, FloatArray
-from edge_runtime.errors import CapacityError, EdgeError
+from edge_runtime.errors import CapacityError, EdgeError, UsageError
 from edge_runtime.metrics import EngineObserver
 from edge_runtime.scheduler.cost import StepCost
 from edge_runtime.scheduler.encoder_batches import plan_batches
@@ -54,13 +54,16 @@ class EncodeWorker:
     _waiting: deque[tuple[_Job, int]] = field(default_factory=deque)
     _waiting_tokens: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _closed: EdgeError | None = None
 
     def submit(self, inputs: Sequence[Sequence[int]]) -> Future[FloatArray]:
         """Queue inputs; the future gives float32 [len(inputs), width].
 
-        Cancelling the future takes what has not run yet out of the queue. Raises
-        `CapacityError` when too many tokens wait already.
+        Cancelling the future takes what has not run yet out of the queue. Raises `UsageError`
+        for an input that would fail the batch it runs in, `CapacityError` when too many tokens
+        wait already, and the error of `abort_all` after it.
         """
+        self._check(inputs)
         tokens = sum(map(len, inputs))
         future: Future[FloatArray] = Future()
         output = np.empty((len(inputs), self.encoder.width), np.float32)
@@ -69,6 +72,8 @@ class EncodeWorker:
             return future
         job = _Job(inputs, output, future, len(inputs))
         with self._lock:
+            if self._closed is not None:
+                raise self._closed
             if self._waiting_tokens and self._waiting_tokens + tokens > self.max_waiting_tokens:
                 wait_s = self.cost.step_ms(self._waiting_tokens) / 1000.0
                 raise CapacityError(
@@ -114,10 +119,22 @@ class EncodeWorker:
         return True
 
     def abort_all(self, error: EdgeError) -> None:
-        """The engine stops: every waiting request gets `error`."""
+        """The engine stops: every waiting request gets `error`, and no more are taken."""
         with self._lock:
+            self._closed = error
             jobs = [job for job, _ in self._waiting]
+            self._waiting.clear()
+            self._waiting_tokens = 0
         self._fail(jobs, error)
+
+    def _check(self, inputs: Sequence[Sequence[int]]) -> None:
+        for at, tokens in enumerate(inputs):
+            if not 1 <= len(tokens) <= self.encoder.max_len:
+                raise UsageError(
+                    f"input {at} has {len(tokens)} tokens; {self.model} takes 1 to "
+                    f"{self.encoder.max_len}",
+                    param="input",
+                )
 
     def _take(self, budget: int) -> list[tuple[_Job, int]]:
         """The batch that holds the oldest waiting input, out of a bounded window."""

@@ -24,7 +24,7 @@ from edge_runtime.engine.cpu import missing_features, usable_cpus
 from edge_runtime.engine.decode_worker import DecodeWorker, Deliver, Event
 from edge_runtime.engine.decoder import DecoderSession
 from edge_runtime.engine.encode_worker import EncodeWorker
-from edge_runtime.engine.encoder import EncoderSession
+from edge_runtime.engine.encoder import MAX_RUN_TOKENS, EncoderSession
 from edge_runtime.engine.text import Codec, TextStream
 from edge_runtime.errors import BundleError
 from edge_runtime.metrics import EngineObserver, NullObserver
@@ -193,6 +193,7 @@ def _encode_worker(choice: _Choice, contract: EncoderGraph) -> EncodeWorker:
         threads=choice.threads,
         pad_token_id=manifest.tokenizer.pad_token_id or 0,
         spinning=engine.allow_spinning,
+        max_run_tokens=max(MAX_RUN_TOKENS, engine.encoder_batch_tokens),
     )
     return EncodeWorker(
         model=manifest.name,

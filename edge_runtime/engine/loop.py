@@ -15,12 +15,12 @@ import structlog
 
 from edge_runtime.engine.decode_worker import DecodeWorker
 from edge_runtime.engine.encode_worker import EncodeWorker
-from edge_runtime.errors import CapacityError, EngineError
+from edge_runtime.errors import CapacityError, EdgeError, EngineError
 
 log: Final = structlog.get_logger("edge_runtime.engine")
 
 Worker = DecodeWorker | EncodeWorker
-_STOPPING = "the daemon is stopping; retry later"
+_REPLACED = "the model is being replaced on this box; ask again"
 
 
 class EngineLoop:
@@ -32,8 +32,10 @@ class EngineLoop:
     def __init__(self) -> None:
         self.on_crash: Callable[[BaseException], None] = _ignore
         self._workers: tuple[Worker, ...] = ()
+        self._removed: list[Worker] = []
         self._wake = threading.Event()
         self._stopping = False
+        self._ended: EdgeError | None = None
         self._change = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -52,15 +54,19 @@ class EngineLoop:
         self._thread.join()
 
     def add(self, worker: Worker) -> None:
-        """Give the thread one more worker."""
+        """Give the thread one more worker; one that comes too late takes no requests."""
         with self._change:
+            if self._ended is not None:
+                worker.abort_all(self._ended)
             self._workers = (*self._workers, worker)
         self._wake.set()
 
     def remove(self, worker: Worker) -> None:
-        """Take a worker out; what waits in it is not run any more."""
+        """Take a worker out; the engine thread ends what is still in it with a 503."""
         with self._change:
             self._workers = tuple(other for other in self._workers if other is not worker)
+            self._removed.append(worker)
+        self._wake.set()
 
     def wake(self) -> None:
         """Something was submitted or cancelled."""
@@ -70,14 +76,17 @@ class EngineLoop:
         try:
             while not self._stopping:
                 self._wake.clear()  # before looking, so that no submission is missed
+                self._end_removed()
                 if not self._turn():
                     self._wake.wait()
         except Exception as error:
             log.exception("the engine thread failed", action="engine_failed")
-            self._end_all("the engine failed; see the daemon's log")
-            self.on_crash(error)
+            self.on_crash(error)  # first, so that whoever asks again is told why
+            self._end_all(EngineError("the engine failed; see the daemon's log"))
         else:
-            self._end_all(_STOPPING)
+            self._end_all(
+                CapacityError("the daemon is stopping; retry later", retry_after_s=5.0, status=503)
+            )
 
     def _turn(self) -> bool:
         """One step or batch of every worker that has work. False when none had."""
@@ -91,14 +100,17 @@ class EngineLoop:
                 worked |= worker.turn(beside_decoder=decoding)
         return worked
 
-    def _end_all(self, reason: str) -> None:
-        for worker in self._workers:
-            if isinstance(worker, DecodeWorker):
-                worker.abort_all(reason)
-            elif reason == _STOPPING:
-                worker.abort_all(CapacityError(reason, retry_after_s=5.0, status=503))
-            else:
-                worker.abort_all(EngineError(reason))
+    def _end_removed(self) -> None:
+        with self._change:
+            removed, self._removed = self._removed, []
+        for worker in removed:
+            worker.abort_all(CapacityError(_REPLACED, retry_after_s=1.0, status=503))
+
+    def _end_all(self, error: EdgeError) -> None:
+        with self._change:
+            self._ended = error
+        for worker in (*self._workers, *self._removed):
+            worker.abort_all(error)
 
 
 def _ignore(error: BaseException) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edge_runtime.core import FloatArray, SamplingParams, TokenLogprob
 
+_MIN_TEMPERATURE = 1e-5  # below it only the largest logit has any weight
 _HEAD = 1024  # candidates looked at first for top-p; the whole vocabulary only when they fall short
 
 
@@ -100,26 +101,27 @@ def _adjust(logits: FloatArray, state: SamplerState) -> FloatArray:
 def _draw(logits: FloatArray, params: SamplingParams, uniform: float) -> int:
     """One draw after temperature, top-k, top-p and min-p; `uniform` lies in [0, 1)."""
     size = len(logits)
+    temperature = max(params.temperature, _MIN_TEMPERATURE)
     limit = min(params.top_k, size) if params.top_k > 0 else size
     cuts_tail = params.top_p < 1.0 or params.min_p > 0.0
     if limit == size and not cuts_tail:
-        weights = np.exp((logits.astype(np.float64) - logits.max()) / params.temperature)
+        weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
         return _pick(np.arange(size), weights, uniform)
-    head = min(limit, max(_HEAD, 1))
+    # top-p counts shares of what top-k left, so with top-k the head is all of it.
+    head = limit if limit < size else min(size, _HEAD)
     while True:
         order = _largest(logits, head)
-        weights = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / params.temperature)
+        weights = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / temperature)
         total = weights.sum()
         if head < limit:
-            # What lies outside the head is at most its smallest weight each.
-            total = _tail_total(logits, order, params.temperature, weights)
+            total = _whole_total(logits, order, temperature, weights)
         keep = _kept(weights, total, params) if cuts_tail else len(weights)
         if keep < len(weights) or head == limit:
             return _pick(order[:keep], weights[:keep], uniform)
         head = limit
 
 
-def _tail_total(
+def _whole_total(
     logits: FloatArray,
     order: npt.NDArray[np.intp],
     temperature: float,
@@ -133,7 +135,13 @@ def _tail_total(
 def _largest(logits: FloatArray, count: int) -> npt.NDArray[np.intp]:
     """Indices of the `count` largest logits, largest first; ties by index."""
     size = len(logits)
-    picked = np.arange(size) if count >= size else np.argpartition(logits, size - count)[-count:]
+    if count >= size:
+        picked = np.arange(size)
+    else:
+        smallest = np.partition(logits, size - count)[size - count]
+        above = np.flatnonzero(logits > smallest)
+        ties = np.flatnonzero(logits == smallest)[: count - len(above)]
+        picked = np.concatenate([above, ties])
     order: npt.NDArray[np.intp] = picked[np.lexsort((picked, -logits[picked]))]
     return order
 

@@ -14,12 +14,12 @@ from typing import Any
 import jinja2
 import jinja2.sandbox
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.errors import BundleError, UsageError
 
 _REPLACEMENT = "\ufffd"
+_MAX_PENDING = 16  # tokens that may wait for the rest of a character; none needs more than four
 MAX_TEMPLATE_OUTPUT = 4 * 1024 * 1024  # characters a chat template may produce
 
 
@@ -35,6 +35,8 @@ class Codec:
             raise BundleError(str(path), f"not a tokenizer this build can read: {error}") from error
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        self._special = frozenset(token for token, entry in added if entry.special)
         self._template = _load_template(directory, manifest)
         self._tokens = (
             {}
@@ -66,6 +68,10 @@ class Codec:
         text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens)
         return text
 
+    def is_silent(self, token: int) -> bool:
+        """True for tokens that never show in a text: special ones, and ids without a token."""
+        return token in self._special or self.tokenizer.id_to_token(token) is None
+
     def apply_chat_template(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
         """Tokens of a chat; see `TextCodec.apply_chat_template`."""
         if self._template is None:
@@ -94,31 +100,37 @@ class TextStream:
 
     def __init__(self, codec: Codec, stop: Sequence[str] = ()) -> None:
         self._codec = codec
-        self._stream = DecodeStream(skip_special_tokens=True)
         self._stop = tuple(text for text in stop if text)
         self._held = ""
-        self._since: list[int] = []  # tokens whose bytes do not make a character yet
+        # A token's text can depend on the one before (leading spaces), so the last ones whose
+        # text was released stay in front of those that wait.
+        self._window: list[int] = []
+        self._released = 0
+        self._released_text = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """Add a token; returns text that is safe to send, often empty."""
-        self._since.append(token)
-        try:
-            piece = self._stream.step(self._codec.tokenizer, token)
-        except Exception:  # noqa: BLE001 - bytes that never form a character reset the stream
-            piece = self._codec.decode(self._since)
-            self._stream = DecodeStream(skip_special_tokens=True)
-        if piece is None:
+        if self._codec.is_silent(token):
             return ""
-        self._since.clear()
+        self._window.append(token)
+        text = self._codec.decode(self._window)
+        incomplete = text.endswith(_REPLACEMENT)
+        if incomplete and len(self._window) - self._released <= _MAX_PENDING:
+            return ""
+        if len(text) <= len(self._released_text):
+            return ""
+        piece = text[len(self._released_text) :]
+        self._window = self._window[self._released :]
+        self._released = len(self._window)
+        self._released_text = self._codec.decode(self._window)
         return self._release(piece)
 
     def finish(self) -> str:
         """The answer ended without a stop string: everything that was held back."""
-        tail = self._codec.decode(self._since) if self._since else ""
-        self._since.clear()
-        # A character cut off by the end shows once, however many bytes of it there are.
-        text = self._release(_REPLACEMENT if _REPLACEMENT in tail else tail)
+        tail = self._codec.decode(self._window)[len(self._released_text) :]
+        self._released_text += tail
+        text = self._release(tail)
         if self.stopped:
             return text
         held, self._held = self._held, ""
@@ -130,11 +142,12 @@ class TextStream:
         text = self._held + piece
         if not self._stop:
             return text
-        found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
-        if found:
+        # The one that is complete first wins, however the text was cut into pieces.
+        ends = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if ends:
             self.stopped = True
             self._held = ""
-            return text[: min(found)]
+            return text[: min(ends)[1]]
         keep = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - keep :] if keep else ""
         return text[: len(text) - keep]

@@ -6,6 +6,7 @@ Rules
   learned cost says fit `inter_token_target_ms`, at least `min_chunk_tokens`; alone, full chunks.
 - Prompts advance in order of urgency: interactive before batch, then by arrival; a waiting batch
   request gains on interactive ones with its age (`BATCH_AGE_S`), so nobody starves.
+- A prompt is never divided so that one token is computed alone (`MIN_CHUNK`).
 - A sequence joins when a slot is free and leaves in the step after its last token; cancelling
   frees the slot before the next plan.
 - A request that can never fit is a `UsageError`; one that would wait too long a `CapacityError`
@@ -16,13 +17,14 @@ Pure: no clock, no I/O, no randomness. `now_s` is handed in; one caller at a tim
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edge_runtime.core import GenerateRequest, RequestClass, StepPlan, StepRow
 from edge_runtime.errors import CapacityError, UsageError
 from edge_runtime.scheduler.cost import StepCost
-from edge_runtime.scheduler.slots import SlotChoice, SlotTable
+from edge_runtime.scheduler.slots import MIN_CHUNK, SlotChoice, SlotTable
 
 BATCH_AGE_S = 10.0
 """A batch request is as urgent as an interactive one that arrived this much later."""
@@ -126,11 +128,12 @@ class DecodeScheduler:
         wait would be too long, or its deadline cannot be met.
         """
         self._check_fits(request)
-        wait_s = self.expected_wait_s()
+        sequence = RunningSequence(request, list(request.prompt))
+        wait_s = self.expected_wait_s(sequence)
         if len(self._waiting) >= self.limits.max_waiting:
             raise CapacityError(
                 f"{len(self._waiting)} sequences wait for a slot already; retry later",
-                retry_after_s=max(1.0, wait_s),
+                retry_after_s=max(1.0, self._slot_free_in_s(())),
             )
         if wait_s > self.limits.max_wait_s:
             raise CapacityError(
@@ -144,19 +147,13 @@ class DecodeScheduler:
                 "retry later or allow more time",
                 retry_after_s=max(1.0, wait_s),
             )
-        sequence = RunningSequence(request, list(request.prompt))
         self._waiting.append(sequence)
         return sequence
 
-    def expected_wait_s(self) -> float:
-        """Seconds a request queued now is expected to wait for its slot, from learned costs."""
-        ahead = len(self._waiting) + 1 - (self.limits.slots - len(self._running))
-        if ahead <= 0:
-            return 0.0
-        step_s = self.cost.step_ms(max(1, len(self._running))) / 1000.0
-        rounds = -(-ahead // self.limits.slots)
-        prompt_s = self.cost.slope_ms / 1000.0 * sum(s.pending_len for s in self._waiting)
-        return rounds * self._mean_output * step_s + prompt_s
+    def expected_wait_s(self, sequence: RunningSequence) -> float:
+        """Seconds a sequence queued now is expected to wait for its slot, from learned costs."""
+        urgency = _urgency(sequence)
+        return self._slot_free_in_s([s for s in self._waiting if _urgency(s) <= urgency])
 
     def plan(self) -> Planned | None:
         """The next step, or None when there is nothing to compute."""
@@ -169,8 +166,8 @@ class DecodeScheduler:
                 members.append(sequence)
         budget = self._prompt_budget(len(rows))
         for sequence in sorted((s for s in self._running if not s.decoding), key=_urgency):
-            count = min(sequence.pending_len, self.limits.max_chunk_tokens, budget)
-            if count <= 0:
+            count = _chunk(sequence.pending_len, min(self.limits.max_chunk_tokens, budget))
+            if count == 0:
                 continue
             rows.append(_row(sequence, count))
             members.append(sequence)
@@ -219,6 +216,29 @@ class DecodeScheduler:
             assert sequence.pending_len > 0
             assert len(sequence.tokens) <= self.limits.max_len + 1
 
+    def _slot_free_in_s(self, ahead: Sequence[RunningSequence]) -> float:
+        """Seconds until a slot is free that none of `ahead` takes.
+
+        Answers are taken to go on for as long as they have on average, within their own limits.
+        """
+        steps = [self._steps_left(s) for s in self._running]
+        steps += [0.0] * (self.limits.slots - len(self._running))
+        heapq.heapify(steps)
+        for sequence in ahead:
+            heapq.heapreplace(steps, steps[0] + self._steps_left(sequence))
+        if steps[0] == 0.0:
+            return 0.0
+        prompt_tokens = sum(s.pending_len for s in (*self._running, *ahead) if not s.decoding)
+        step_ms = self.cost.step_ms(self.limits.slots)
+        return (steps[0] * step_ms + prompt_tokens * self.cost.slope_ms) / 1000.0
+
+    def _steps_left(self, sequence: RunningSequence) -> float:
+        own_limit = min(
+            sequence.request.params.max_tokens - sequence.output_len,
+            self.limits.max_len - len(sequence.tokens),
+        )
+        return max(1.0, min(self._mean_output, float(own_limit)))
+
     def _check_fits(self, request: GenerateRequest) -> None:
         if not request.prompt:
             raise UsageError("the prompt has no tokens; send some text", param="prompt")
@@ -259,6 +279,14 @@ def _urgency(sequence: RunningSequence) -> float:
     request = sequence.request
     handicap = BATCH_AGE_S if request.request_class is RequestClass.BATCH else 0.0
     return request.arrival_s + handicap
+
+
+def _chunk(pending: int, budget: int) -> int:
+    """Prompt tokens to compute now: never one alone, now or left for later, unless it is all."""
+    if pending <= budget:
+        return pending
+    count = min(budget, pending - MIN_CHUNK)
+    return count if count >= MIN_CHUNK else 0
 
 
 def _row(sequence: RunningSequence, count: int) -> StepRow:
