@@ -15,6 +15,10 @@ from dataclasses import dataclass
 MIN_REUSE = 8
 """Shortest prefix worth reusing: below it the choice of the lowest slot is worth more."""
 
+MIN_CHUNK = 2
+"""Fewest prompt tokens a step computes: a lone token is summed in another order than the same
+token among others, and an answer must not depend on how its prompt was divided."""
+
 
 @dataclass(frozen=True, slots=True)
 class SlotChoice:
@@ -58,12 +62,13 @@ class SlotTable:
     def choose(self, prompt: Sequence[int]) -> SlotChoice | None:
         """The slot for `prompt`, or None when all are busy. Changes nothing.
 
-        The last prompt token is always computed, so at most `len(prompt) - 1` are reused.
+        The last two prompt tokens are always computed (`MIN_CHUNK`), so a prompt gives the same
+        answer whether or not its beginning was there already.
         """
         free = [index for index, slot in enumerate(self._slots) if not slot.busy]
         if not free:
             return None
-        limit = len(prompt) - 1
+        limit = max(0, len(prompt) - MIN_CHUNK)
         shared = [min(common_prefix(slot.tokens, prompt), limit) for slot in self._slots]
         best_free = max(free, key=lambda index: (shared[index], -index))
         best = max(range(len(self._slots)), key=lambda index: shared[index])
