@@ -204,10 +204,10 @@ class EngineSettings(_Section):
         description="Longest step that prompt chunks may cause while others decode.",
     )
     min_chunk_tokens: int = Field(
-        16, ge=1, le=8192, description="Smallest prompt chunk of a step beside decoding rows."
+        16, ge=4, le=8192, description="Smallest prompt chunk of a step beside decoding rows."
     )
     max_chunk_tokens: int = Field(
-        256, ge=1, le=8192, description="Largest prompt chunk one sequence brings to a step."
+        256, ge=4, le=8192, description="Largest prompt chunk one sequence brings to a step."
     )
     max_waiting_sequences: int = Field(
         256, ge=1, le=65536, description="Sequences that may wait for a slot; more are told 429."
