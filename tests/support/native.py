@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,6 @@ Int8s = npt.NDArray[np.int8]
 Int32s = npt.NDArray[np.int32]
 
 SETS = ("avx512vnni", "avxvnni", "avx2")
-STEP = np.float32(1) / np.float32(127)
 
 
 class _Recipe(ctypes.Structure):
@@ -26,9 +25,11 @@ class _Recipe(ctypes.Structure):
         ("n", ctypes.c_size_t),
         ("parts", ctypes.c_size_t),
         ("transposed", ctypes.c_int),
-        ("w", ctypes.c_void_p * 2),
-        ("scale", ctypes.c_void_p * 2),
-        ("bias", ctypes.c_void_p * 2),
+        ("zero", ctypes.c_int),
+        ("floor", ctypes.c_float),
+        ("w", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
     )
 
 
@@ -56,33 +57,36 @@ class Native:
     def has(self, name: str) -> bool:
         """Whether the set runs on this processor."""
         weights, scale = np.zeros((1, 1), np.int8), np.ones(1, np.float32)
-        with self.layer([weights], [scale], name=name) as layer:
+        with self.layer(weights, scale, name=name) as layer:
             return layer is not None
 
     @contextmanager
     def layer(
         self,
-        weights: Sequence[Int8s],
-        scales: Sequence[Floats],
-        biases: Sequence[Floats] = (),
+        weights: Int8s,
+        scale: Floats,
+        bias: Floats | None = None,
         *,
+        gated: bool = False,
         transposed: bool = False,
+        zero: int = 128,
+        floor: float = 0.0,
         name: str | None = None,
     ) -> Iterator[int | None]:
-        """A layer's handle, or None where the library refuses. Weights [K, N] each."""
-        k, n = weights[0].shape[::-1] if transposed else weights[0].shape
-        kept = [np.ascontiguousarray(array) for array in (*weights, *scales, *biases)]
-        spots = [array.ctypes.data for array in kept] + [0, 0]
-        parts = len(weights)
-        pair = ctypes.c_void_p * 2
+        """A layer's handle, or None where the library refuses. Weights [K, N], gated [K, 2N]."""
+        k, columns = weights.shape[::-1] if transposed else weights.shape
+        parts = 2 if gated else 1
+        kept = [np.ascontiguousarray(array) for array in (weights, scale)]
+        kept_bias = None if bias is None else np.ascontiguousarray(bias)
         recipe = _Recipe(
             k,
-            n,
+            columns // parts,
             parts,
             int(transposed),
-            pair(*spots[:parts]),
-            pair(*spots[parts : 2 * parts]),
-            pair(*spots[2 * parts : 3 * parts]) if biases else pair(0, 0),
+            zero,
+            floor,
+            *(array.ctypes.data for array in kept),
+            None if kept_bias is None else kept_bias.ctypes.data,
         )
         wanted = None if name is None else name.encode()
         handle = self._lib.edge_layer_new(wanted, ctypes.byref(recipe))
@@ -107,16 +111,27 @@ class Native:
         return out
 
 
-def quantized(x: Floats) -> tuple[Int32s, Floats]:
-    """Rows as whole numbers in [-127, 127], and their peaks [m, 1]."""
-    peak = np.abs(x).max(axis=1, keepdims=True, initial=0.0)
+def quantized(x: Floats, zero: int = 128, floor: float = 0.0) -> tuple[Int32s, Floats]:
+    """Rows as whole numbers (0 is 0), and their peaks [m, 1]."""
+    step = np.float32(1) / np.float32(255 - zero)
+    seen = np.abs(x) if zero == 128 else x
+    peak = seen.max(axis=1, keepdims=True, initial=floor)
     safe = np.where(peak > 0, peak, np.float32(1))
-    return np.rint(x / safe / STEP).astype(np.int32), peak
+    codes = np.clip(np.rint(x / safe / step), -zero, 255 - zero).astype(np.int32)
+    return np.where(peak > 0, codes, 0), peak
 
 
-def expected(x: Floats, weights: Int8s, scale: Floats, bias: Floats | None = None) -> Floats:
+def expected(
+    x: Floats,
+    weights: Int8s,
+    scale: Floats,
+    bias: Floats | None = None,
+    zero: int = 128,
+    floor: float = 0.0,
+) -> Floats:
     """The layer in numpy, float32 steps in the order that kernels.h states."""
-    rows, peak = quantized(x)
+    rows, peak = quantized(x, zero, floor)
+    step = np.float32(1) / np.float32(255 - zero)
     sums = rows @ weights.astype(np.int32)
-    y = sums.astype(np.float32) * (STEP * scale) * peak
+    y = sums.astype(np.float32) * (step * scale) * peak
     return y if bias is None else y + bias

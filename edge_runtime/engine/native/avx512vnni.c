@@ -9,7 +9,7 @@ enum { MAX_ROWS = 14 };
 static inline __attribute__((always_inline)) void store(const edge_strip *s, edge_target to,
                                                         size_t first, size_t r, int half,
                                                         __mmask16 mask, __m512i sum) {
-    sum = _mm512_sub_epi32(sum, _mm512_loadu_si512(s->sums + 16 * half));
+    sum = _mm512_sub_epi32(sum, _mm512_loadu_si512(s->zeros + 16 * half));
     if (s->raw) {
         _mm512_mask_storeu_epi32(s->raw + (first + r) * s->stride + 16 * half, mask, sum);
         return;

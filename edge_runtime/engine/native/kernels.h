@@ -1,7 +1,11 @@
 /* Per-row INT8 linear layers: y = (q(x) @ w) * peak(x) * scale + bias.
  *
- *   peak = max|x| of the row;  q = round(x / peak / (1/127)) + 128 as uint8, ties to even
- *   y[n] = (sum_k (q[k] - 128) * w[k][n]) * (1/127 * scale[n]) * peak + bias[n]
+ *   peak = max|x| of the row;  q = round(x / peak / step) + zero as uint8, ties to even
+ *   y[n] = (sum_k (q[k] - zero) * w[k][n]) * (step * scale[n]) * peak + bias[n]
+ *
+ * with zero = 128 and step = 1/127. Rows that are known never to lie far below zero (behind GELU
+ * or ReLU) take a lower zero, step = 1/(255 - zero) and peak = max(max x, floor): their codes are
+ * spent above zero.
  *
  * Rules
  * - The sum is exact in int32 (k <= EDGE_MAX_K), so neither the instruction set nor the number
@@ -32,6 +36,14 @@ enum {
     EDGE_AHEAD = 4096, /* bytes fetched ahead where memory is the limit */
 };
 
+/* How rows become bytes. */
+typedef struct {
+    int zero;      /* 0..128 */
+    float step;
+    int one_sided; /* peak = max(max x, floor) instead of max|x| */
+    float floor;
+} edge_grid;
+
 /* One strip against all rows. */
 typedef struct {
     const uint8_t *rows;  /* tiles of quantised rows */
@@ -39,8 +51,8 @@ typedef struct {
     size_t m;
     size_t k;             /* padded */
     const int8_t *strip;  /* k * 32 bytes; what lies behind it is read next */
-    const int32_t *sums;  /* [32] 128 * sum of each column */
-    const float *scale;   /* [32] 1/127 * scale of each column */
+    const int32_t *zeros; /* [32] zero * sum of each column */
+    const float *scale;   /* [32] step * scale of each column */
     const float *bias;    /* [32] or NULL */
     float *out;           /* row r at out + r * stride */
     int gated;            /* out holds g: it becomes silu(g) * y instead of y */
@@ -53,7 +65,7 @@ typedef struct {
     const char *name;
     size_t max_rows; /* of a tile */
     /* Quantise one row of k floats to k_padded bytes; returns the peak. */
-    float (*quantize)(const float *x, size_t k, size_t k_padded, uint8_t *q);
+    float (*quantize)(const edge_grid *grid, const float *x, size_t k, size_t k_padded, uint8_t *q);
     void (*strip)(const edge_strip *);
 } edge_kernels;
 

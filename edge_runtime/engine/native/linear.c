@@ -68,7 +68,7 @@ static void quantize_rows(void *data, size_t task) {
             rows = edge_tile_rows(w->m, first, kernels->max_rows);
         }
         uint8_t *target = rows == 1 ? w->q + first * padded : line;
-        w->peaks[r] = kernels->quantize(w->x + r * k, k, padded, target);
+        w->peaks[r] = kernels->quantize(&w->layer->grid, w->x + r * k, k, padded, target);
         if (rows == 1)
             continue;
         uint8_t *into = w->q + first * padded + (r - first) * 4;
@@ -87,7 +87,7 @@ static void multiply_strip(const work *w, size_t index) {
         .m = w->m,
         .k = weights->k_padded,
         .strip = weights->data + at * weights->k_padded,
-        .sums = weights->sums + at,
+        .zeros = layer->zeros + at,
         .scale = layer->scale + at,
         .bias = layer->bias ? layer->bias + at : NULL,
         .out = w->out ? w->out + column : NULL,
@@ -145,28 +145,41 @@ int edge_linear_run(const edge_linear *layer, const float *x, size_t m, float *o
     return 0;
 }
 
-/* The parts' vectors [n] in the order of the packed columns, times `factor`; zeros between. */
-static float *interleave(const float *const *from, const edge_weights *weights, float factor) {
+/* A vector [parts * n] in the order of the packed columns, times `factor`; zeros between. */
+static float *interleave(const float *from, const edge_weights *weights, float factor) {
     const size_t parts = weights->parts, size = weights->strips * parts * EDGE_STRIP;
     float *to = aligned_alloc(EDGE_LINE, edge_round_up(size * sizeof *to + 1, EDGE_LINE));
     for (size_t i = 0; to && i < size; ++i) {
         const size_t column = i / (parts * EDGE_STRIP) * EDGE_STRIP + i % EDGE_STRIP;
-        to[i] = column < weights->n ? factor * from[i / EDGE_STRIP % parts][column] : 0.0f;
+        const size_t part = i / EDGE_STRIP % parts;
+        to[i] = column < weights->n ? factor * from[part * weights->n + column] : 0.0f;
     }
     return to;
 }
 
+static int32_t *times_zero(const edge_weights *weights, int zero) {
+    const size_t size = weights->strips * weights->parts * EDGE_STRIP;
+    int32_t *to = aligned_alloc(EDGE_LINE, edge_round_up(size * sizeof *to + 1, EDGE_LINE));
+    for (size_t i = 0; to && i < size; ++i)
+        to[i] = zero * weights->sums[i];
+    return to;
+}
+
 int edge_linear_init(edge_linear *layer, const edge_kernels *kernels, const edge_recipe *recipe) {
-    const int biased = recipe->bias[0] != NULL;
     memset(layer, 0, sizeof *layer);
     layer->kernels = kernels;
+    layer->grid.zero = recipe->zero;
+    layer->grid.step = 1.0f / (float)(255 - recipe->zero);
+    layer->grid.one_sided = recipe->zero < 128;
+    layer->grid.floor = recipe->floor;
     layer->weights = edge_weights_take(recipe->w, recipe->parts, recipe->k, recipe->n,
                                        recipe->transposed);
     if (layer->weights) {
-        layer->scale = interleave(recipe->scale, layer->weights, 1.0f / 127.0f);
-        layer->bias = biased ? interleave(recipe->bias, layer->weights, 1.0f) : NULL;
+        layer->zeros = times_zero(layer->weights, recipe->zero);
+        layer->scale = interleave(recipe->scale, layer->weights, layer->grid.step);
+        layer->bias = recipe->bias ? interleave(recipe->bias, layer->weights, 1.0f) : NULL;
     }
-    if (layer->weights && layer->scale && (layer->bias || !biased))
+    if (layer->weights && layer->zeros && layer->scale && (layer->bias || !recipe->bias))
         return 0;
     edge_linear_free(layer);
     return -1;
@@ -174,6 +187,7 @@ int edge_linear_init(edge_linear *layer, const edge_kernels *kernels, const edge
 
 void edge_linear_free(edge_linear *layer) {
     edge_weights_give(layer->weights);
+    free(layer->zeros);
     free(layer->scale);
     free(layer->bias);
     memset(layer, 0, sizeof *layer);

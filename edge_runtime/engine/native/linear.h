@@ -7,8 +7,10 @@
 typedef struct {
     const edge_kernels *kernels;
     const edge_weights *weights;
-    float *scale; /* [strips * parts * 32] 1/127 * scale of each column, in the weights' order */
-    float *bias;  /* the same, or NULL */
+    edge_grid grid;
+    int32_t *zeros; /* [strips * parts * 32] zero * sum of each column, in the weights' order */
+    float *scale;   /* [the same] step * scale of each column */
+    float *bias;    /* [the same], or NULL */
 } edge_linear;
 
 /* Call body(data, i) for i in [0, total), on any threads; returns when all are done. NULL from a
@@ -18,13 +20,16 @@ typedef struct {
     void *(*run)(void *context, void (*body)(void *, size_t), size_t total, void *data);
 } edge_parallel;
 
-/* What a layer is made of. One part: y = x @ w. Two parts: y = silu(x @ w[0]) * (x @ w[1]). */
+/* What a layer is made of. One part: y = x @ w. Two parts: w holds n columns of gates and then n
+ * others; y = silu(x @ gates) * (x @ others). */
 typedef struct {
     size_t k, n, parts;
-    int transposed; /* w: [n, k] instead of [k, n] */
-    const int8_t *w[2];
-    const float *scale[2]; /* [n] */
-    const float *bias[2];  /* [n], or NULL in both */
+    int transposed;     /* w: [parts * n, k] instead of [k, parts * n] */
+    int zero;           /* 0..128: the code of 0; 128 means codes on both sides alike */
+    float floor;        /* least peak of a row; where zero < 128 */
+    const int8_t *w;
+    const float *scale; /* [parts * n] */
+    const float *bias;  /* [parts * n], or NULL */
 } edge_recipe;
 
 /* Fill `layer`; 0, or -1 when memory is short. The recipe's arrays are copied. */

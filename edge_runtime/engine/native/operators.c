@@ -1,13 +1,13 @@
 /* The operators as onnxruntime sees them, domain `edge_runtime`, version 1.
  *
- *   RowLinear(x, w, scale, bias?)
- *       y = x @ w + bias
- *   RowGatedLinear(x, gate_w, gate_scale, up_w, up_scale, gate_bias?, up_bias?)
- *       y = silu(x @ gate_w + gate_bias) * (x @ up_w + up_bias)
+ *   RowLinear(x, w, scale, bias?)       y = x @ w + bias
+ *   RowGatedLinear(x, w, scale, bias?)  w holds the gates' columns and then as many others:
+ *                                       y = silu(x @ gates + ...) * (x @ others + ...)
  *
- * x: float32 [..., K] -> y: float32 [..., N]. w: int8 [K, N], or [N, K] with the attribute
- * transposed = 1; scale, bias: float32 [N]. All but x must be initializers. Arithmetic and rules:
- * kernels.h.
+ * x: float32 [..., K] -> y: float32 [..., N]. w: int8 [K, N] ([K, 2N] when gated), or with the
+ * attribute transposed = 1 int8 [N, K] ([2N, K]); scale, bias: float32, one for each column of w.
+ * All but x must be initializers. Attributes zero (int, 128) and floor (float, 0) place the codes
+ * of a row. Arithmetic and rules: kernels.h.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,48 +76,66 @@ static int is_vector(const tensor *t, int64_t size) {
     return t->type == ORT_FLOAT && t->rank == 1 && t->shape[0] == size;
 }
 
-/* Read part `index` of the recipe: its weights, scale and, when `bias_at` is an input, bias. */
-static OrtStatus *read_part(const OrtApi *api, const OrtKernelInfo *info, size_t index,
-                            size_t bias_at, edge_recipe *recipe) {
+/* An attribute that may be absent, and then keeps its value. */
+static void optional_int(const OrtApi *api, const OrtKernelInfo *info, const char *name,
+                         int64_t *value) {
+    const int64_t before = *value;
+    OrtStatus *missing =
+        ORT_FN(api, OrtAttributeInt, ORT_KernelInfoGetAttribute_int64)(info, name, value);
+    if (missing) {
+        ORT_FN(api, OrtReleaseStatus, ORT_ReleaseStatus)(missing);
+        *value = before;
+    }
+}
+
+static void optional_float(const OrtApi *api, const OrtKernelInfo *info, const char *name,
+                           float *value) {
+    const float before = *value;
+    OrtStatus *missing =
+        ORT_FN(api, OrtAttributeFloat, ORT_KernelInfoGetAttribute_float)(info, name, value);
+    if (missing) {
+        ORT_FN(api, OrtReleaseStatus, ORT_ReleaseStatus)(missing);
+        *value = before;
+    }
+}
+
+static OrtStatus *read_recipe(const OrtApi *api, const OrtKernelInfo *info, edge_recipe *recipe) {
     tensor w, scale, bias = {0};
-    TRY(constant(api, info, 1 + 2 * index, &w));
-    TRY(constant(api, info, 2 + 2 * index, &scale));
-    if (bias_at)
-        TRY(constant(api, info, bias_at, &bias));
+    size_t inputs = 0;
+    int64_t transposed = 0, zero = 128;
+    optional_int(api, info, "transposed", &transposed);
+    optional_int(api, info, "zero", &zero);
+    optional_float(api, info, "floor", &recipe->floor);
+    TRY(ORT_FN(api, OrtInfoInputCount, ORT_KernelInfo_GetInputCount)(info, &inputs));
+    TRY(constant(api, info, 1, &w));
+    TRY(constant(api, info, 2, &scale));
+    if (inputs > 3)
+        TRY(constant(api, info, 3, &bias));
     if (w.type != ORT_INT8 || w.rank != 2)
         return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: weights must be int8 [K, N]");
-    const int64_t k = w.shape[recipe->transposed ? 1 : 0];
-    const int64_t n = w.shape[recipe->transposed ? 0 : 1];
+    const int64_t k = w.shape[transposed ? 1 : 0], columns = w.shape[transposed ? 0 : 1];
     if (k < 1 || k > EDGE_MAX_K)
         return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: K must be from 1 to 65536");
-    if (!is_vector(&scale, n) || (bias_at && !is_vector(&bias, n)))
-        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: scale and bias must be float32 [N]");
-    if (index > 0 && ((size_t)k != recipe->k || (size_t)n != recipe->n))
-        return fail(api, ORT_INVALID_ARGUMENT, "RowGatedLinear: gate and up must be of one shape");
+    if (columns % (int64_t)recipe->parts)
+        return fail(api, ORT_INVALID_ARGUMENT, "RowGatedLinear: as many gates as others");
+    if (!is_vector(&scale, columns) || (bias.data && !is_vector(&bias, columns)))
+        return fail(api, ORT_INVALID_ARGUMENT,
+                    "RowLinear: scale and bias must be float32, one for each column");
+    if (zero < 0 || zero > 128)
+        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: zero must be from 0 to 128");
     recipe->k = (size_t)k;
-    recipe->n = (size_t)n;
-    recipe->w[index] = w.data;
-    recipe->scale[index] = scale.data;
-    recipe->bias[index] = bias.data;
+    recipe->n = (size_t)columns / recipe->parts;
+    recipe->transposed = transposed != 0;
+    recipe->zero = (int)zero;
+    recipe->w = w.data;
+    recipe->scale = scale.data;
+    recipe->bias = bias.data;
     return NULL;
 }
 
 static OrtStatus *build(const OrtApi *api, const OrtKernelInfo *info, size_t parts, kernel *out) {
     edge_recipe recipe = {.parts = parts};
-    size_t inputs = 0;
-    int64_t transposed = 0;
-    OrtStatus *missing = ORT_FN(api, OrtAttributeInt, ORT_KernelInfoGetAttribute_int64)(
-        info, "transposed", &transposed);
-    if (missing) /* the attribute is optional */
-        ORT_FN(api, OrtReleaseStatus, ORT_ReleaseStatus)(missing);
-    else
-        recipe.transposed = transposed != 0;
-    TRY(ORT_FN(api, OrtInfoInputCount, ORT_KernelInfo_GetInputCount)(info, &inputs));
-    const size_t first_bias = 1 + 2 * parts;
-    if (inputs != first_bias && inputs != first_bias + parts)
-        return fail(api, ORT_INVALID_ARGUMENT, "RowGatedLinear: give both biases or none");
-    for (size_t part = 0; part < parts; ++part)
-        TRY(read_part(api, info, part, inputs > first_bias ? first_bias + part : 0, &recipe));
+    TRY(read_recipe(api, info, &recipe));
     const edge_kernels *kernels = edge_best_kernels();
     if (!kernels)
         return fail(api, ORT_FAIL, "RowLinear: this processor has no AVX2; use the portable graph");
@@ -217,34 +235,19 @@ static const char *provider(const OrtCustomOp *op) {
     return "CPUExecutionProvider";
 }
 
-static int linear_input_type(const OrtCustomOp *op, size_t index) {
+static int input_type(const OrtCustomOp *op, size_t index) {
     (void)op;
     return index == 1 ? ORT_INT8 : ORT_FLOAT;
 }
 
-static int gated_input_type(const OrtCustomOp *op, size_t index) {
-    (void)op;
-    return index == 1 || index == 3 ? ORT_INT8 : ORT_FLOAT;
-}
-
-static size_t linear_input_count(const OrtCustomOp *op) {
+static size_t input_count(const OrtCustomOp *op) {
     (void)op;
     return 4;
 }
 
-static size_t gated_input_count(const OrtCustomOp *op) {
+static int input_kind(const OrtCustomOp *op, size_t index) {
     (void)op;
-    return 7;
-}
-
-static int linear_input_kind(const OrtCustomOp *op, size_t index) {
-    (void)op;
-    return index > 2 ? ORT_OPTIONAL : ORT_REQUIRED;
-}
-
-static int gated_input_kind(const OrtCustomOp *op, size_t index) {
-    (void)op;
-    return index > 4 ? ORT_OPTIONAL : ORT_REQUIRED;
+    return index == 3 ? ORT_OPTIONAL : ORT_REQUIRED;
 }
 
 static int output_type(const OrtCustomOp *op, size_t index) {
@@ -272,15 +275,15 @@ static int first_version(const OrtCustomOp *op) {
     return 1;
 }
 
-#define OPERATOR(kind)                                                                           \
-    {                                                                                            \
+#define OPERATOR(kind)                                                                            \
+    {                                                                                             \
         .version = ORT_ABI_VERSION, .GetName = kind##_name, .GetExecutionProviderType = provider, \
-        .GetInputType = kind##_input_type, .GetInputTypeCount = kind##_input_count,              \
-        .GetOutputType = output_type, .GetOutputTypeCount = output_count,                        \
-        .KernelDestroy = destroy, .GetInputCharacteristic = kind##_input_kind,                   \
-        .GetOutputCharacteristic = output_kind, .GetInputMemoryType = memory_kind,               \
-        .CreateKernelV2 = create_##kind, .KernelComputeV2 = compute,                             \
-        .GetStartVersion = first_version, .GetEndVersion = first_version,                        \
+        .GetInputType = input_type, .GetInputTypeCount = input_count,                             \
+        .GetOutputType = output_type, .GetOutputTypeCount = output_count,                         \
+        .KernelDestroy = destroy, .GetInputCharacteristic = input_kind,                           \
+        .GetOutputCharacteristic = output_kind, .GetInputMemoryType = memory_kind,                \
+        .CreateKernelV2 = create_##kind, .KernelComputeV2 = compute,                              \
+        .GetStartVersion = first_version, .GetEndVersion = first_version,                         \
     }
 
 static const OrtCustomOp operators[] = {OPERATOR(linear), OPERATOR(gated)};

@@ -50,6 +50,7 @@ typedef OrtStatus *(*OrtDimensionsCount)(const OrtTensorInfo *, size_t *out);
 typedef OrtStatus *(*OrtDimensions)(const OrtTensorInfo *, int64_t *out, size_t count);
 typedef OrtStatus *(*OrtTensorInfoOf)(const OrtValue *, OrtTensorInfo **out);
 typedef void (*OrtReleaseTensorInfo)(OrtTensorInfo *);
+typedef OrtStatus *(*OrtAttributeFloat)(const OrtKernelInfo *, const char *name, float *out);
 typedef OrtStatus *(*OrtAttributeInt)(const OrtKernelInfo *, const char *name, int64_t *out);
 typedef OrtStatus *(*OrtInfoInputCount)(const OrtKernelInfo *, size_t *out);
 typedef OrtStatus *(*OrtConstantInput)(const OrtKernelInfo *, size_t index, int *constant,
@@ -70,6 +71,7 @@ enum {
     ORT_GetDimensionsCount = 61,
     ORT_GetDimensions = 62,
     ORT_GetTensorTypeAndShape = 65,
+    ORT_KernelInfoGetAttribute_float = 85,
     ORT_KernelInfoGetAttribute_int64 = 86,
     ORT_KernelContext_GetInput = 90,
     ORT_KernelContext_GetOutput = 91,

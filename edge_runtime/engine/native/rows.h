@@ -41,41 +41,54 @@ static inline float edge_peak(edge_vu magnitudes) {
     return peak;
 }
 
-static inline edge_vb edge_bytes(edge_vf value, edge_vf peak) {
-    const edge_vf step = edge_all(1.0f / 127.0f);
-    /* Adding 1.5 * 2^23 rounds to an integer, ties to even, and leaves it in the low bits. */
-    const edge_vf rounded = value / peak / step + 12582912.0f;
-    return __builtin_convertvector((edge_vu)rounded ^ 0x80u, edge_vb);
+static inline edge_vf edge_select(edge_vi mask, edge_vf yes, edge_vf no) {
+    return (edge_vf)((mask & (edge_vi)yes) | (~mask & (edge_vi)no));
 }
 
-static inline void edge_fill(const float *x, size_t k, size_t k_padded, float peak, uint8_t *q) {
+static inline edge_vb edge_bytes(const edge_grid *grid, edge_vf value, float peak) {
+    const edge_vf most = edge_all((float)(255 - grid->zero)), least = edge_all((float)-grid->zero);
+    edge_vf code = value / peak / grid->step;
+    code = edge_select(code > most, most, code);
+    code = edge_select(code < least, least, code);
+    /* Adding 1.5 * 2^23 rounds to an integer, ties to even, and leaves it in the low bits. */
+    const edge_vi whole = (edge_vi)(code + 12582912.0f) + grid->zero;
+    return __builtin_convertvector((edge_vu)whole, edge_vb);
+}
+
+static inline void edge_fill(const edge_grid *grid, const float *x, size_t k, size_t k_padded,
+                             float peak, uint8_t *q) {
     if (!(peak > 0)) { /* zeros, or not a number: the bytes do not matter, y is peak times them */
-        memset(q, 128, k_padded);
+        memset(q, grid->zero, k_padded);
         return;
     }
-    const edge_vf peaks = edge_all(peak);
     size_t i = 0;
     for (; i + LANES <= k; i += LANES) {
-        const edge_vb bytes = edge_bytes(edge_load(x + i, LANES), peaks);
+        const edge_vb bytes = edge_bytes(grid, edge_load(x + i, LANES), peak);
         memcpy(q + i, &bytes, LANES);
     }
     if (i < k_padded) {
-        const edge_vb bytes = edge_bytes(edge_load(x + i, k - i), peaks);
+        const edge_vb bytes = edge_bytes(grid, edge_load(x + i, k - i), peak);
         memcpy(q + i, &bytes, k_padded - i);
     }
 }
 
-static float edge_quantize(const float *x, size_t k, size_t k_padded, uint8_t *q) {
+static float edge_quantize(const edge_grid *grid, const float *x, size_t k, size_t k_padded,
+                           uint8_t *q) {
     edge_vu magnitudes = {0};
-    for (size_t i = 0; i < k; i += LANES)
-        magnitudes = edge_max_magnitude(magnitudes, edge_load(x + i, k - i));
-    const float peak = edge_peak(magnitudes);
-    edge_fill(x, k, k_padded, peak, q);
+    edge_vf highest = edge_all(grid->floor);
+    for (size_t i = 0; i < k; i += LANES) {
+        const edge_vf value = edge_load(x + i, k - i);
+        magnitudes = edge_max_magnitude(magnitudes, value);
+        highest = edge_select(value > highest, value, highest);
+    }
+    float peak = edge_peak(magnitudes);
+    if (grid->one_sided && peak <= 3.4028235e38f) { /* what is not finite stays the peak */
+        peak = grid->floor;
+        for (int lane = 0; lane < LANES; ++lane)
+            peak = highest[lane] > peak ? highest[lane] : peak;
+    }
+    edge_fill(grid, x, k, k_padded, peak, q);
     return peak;
-}
-
-static inline edge_vf edge_select(edge_vi mask, edge_vf yes, edge_vf no) {
-    return (edge_vf)((mask & (edge_vi)yes) | (~mask & (edge_vi)no));
 }
 
 /* exp(x) to 2 units in the last place for |x| <= 88; beyond, the value at the bound. */

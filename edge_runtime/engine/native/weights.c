@@ -76,23 +76,20 @@ static void release(slab *s) {
     free(s);
 }
 
-static void pack_strip(const int8_t *w, size_t k, size_t n, int transposed, size_t column,
+/* `row`, `column`: how far apart the rows (k) and columns of w lie. */
+static void pack_strip(const int8_t *w, size_t k, size_t row, size_t column, size_t columns,
                        int8_t *out, int32_t *sums) {
-    const size_t columns = n - column < EDGE_STRIP ? n - column : EDGE_STRIP;
-    int32_t total[EDGE_STRIP] = {0};
+    memset(sums, 0, EDGE_STRIP * sizeof *sums);
     for (size_t i = 0; i < k; i += 4) {
         const size_t rows = k - i < 4 ? k - i : 4;
         int8_t *group = out + i * EDGE_STRIP;
         for (size_t j = 0; j < rows; ++j)
             for (size_t c = 0; c < columns; ++c) {
-                const int8_t value =
-                    transposed ? w[(column + c) * k + i + j] : w[(i + j) * n + column + c];
+                const int8_t value = w[(i + j) * row + c * column];
                 group[c * 4 + j] = value;
-                total[c] += value;
+                sums[c] += value;
             }
     }
-    for (size_t c = 0; c < EDGE_STRIP; ++c)
-        sums[c] = 128 * total[c];
 }
 
 static uint64_t hash_of(const edge_weights *weights, size_t bytes) {
@@ -120,7 +117,7 @@ static void retract(slab *s, const void *memory) {
     release(s);
 }
 
-static entry *pack(const int8_t *const *w, size_t parts, size_t k, size_t n, int transposed,
+static entry *pack(const int8_t *w, size_t parts, size_t k, size_t n, int transposed,
                    size_t *bytes) {
     entry *e = calloc(1, sizeof *e);
     if (!e)
@@ -140,16 +137,20 @@ static entry *pack(const int8_t *const *w, size_t parts, size_t k, size_t n, int
     }
     int32_t *sums = (int32_t *)(void *)(data + *bytes); /* a multiple of 256 bytes on */
     memset(data, 0, *bytes); /* the slab may have been used; padding must be zero */
-    for (size_t s = 0; s < out->strips * parts; ++s)
-        pack_strip(w[s % parts], k, n, transposed, s / parts * EDGE_STRIP, data + s * strip_bytes,
-                   sums + s * EDGE_STRIP);
+    const size_t row = transposed ? 1 : parts * n, column = transposed ? k : 1;
+    for (size_t s = 0; s < out->strips * parts; ++s) {
+        const size_t first = s / parts * EDGE_STRIP;
+        const size_t columns = n - first < EDGE_STRIP ? n - first : EDGE_STRIP;
+        pack_strip(w + (s % parts * n + first) * column, k, row, column, columns,
+                   data + s * strip_bytes, sums + s * EDGE_STRIP);
+    }
     out->data = data;
     out->sums = sums;
     e->hash = hash_of(out, *bytes);
     return e;
 }
 
-const edge_weights *edge_weights_take(const int8_t *const *w, size_t parts, size_t k, size_t n,
+const edge_weights *edge_weights_take(const int8_t *w, size_t parts, size_t k, size_t n,
                                       int transposed) {
     size_t bytes;
     pthread_mutex_lock(&lock);

@@ -10,13 +10,13 @@ typedef struct edge_weights {
     size_t k_padded;     /* multiple of EDGE_K_STEP */
     size_t strips;       /* of EDGE_STRIP columns, of each part */
     const int8_t *data;  /* strip s of part p is the (s * parts + p)th of k_padded * 32 bytes */
-    const int32_t *sums; /* [strips * parts * 32] in that order: 128 * sum of each column */
+    const int32_t *sums; /* [strips * parts * 32] in that order: sum of each column */
 } edge_weights;
 
-/* Pack the matrices w[0 .. parts): [k, n] each, or [n, k] when `transposed`. Equal ones packed
- * before are shared. NULL when memory is short. Thread-safe. Costs a few passes over the weights
- * and as many bytes as they have. */
-const edge_weights *edge_weights_take(const int8_t *const *w, size_t parts, size_t k, size_t n,
+/* Pack w: [k, parts * n], or [parts * n, k] when `transposed`. Equal ones packed before are
+ * shared. NULL when memory is short. Thread-safe. Costs a few passes over the weights and as many
+ * bytes as they have. */
+const edge_weights *edge_weights_take(const int8_t *w, size_t parts, size_t k, size_t n,
                                       int transposed);
 
 /* Give back one `take`; the memory goes with the last. NULL is nothing. */

@@ -9,7 +9,7 @@ static inline __attribute__((always_inline)) void store(const edge_strip *s, edg
     const size_t left = s->columns - column;
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left < 8 ? (int)left : 8), lanes);
-    sum = _mm256_sub_epi32(sum, _mm256_loadu_si256((const __m256i *)(s->sums + column)));
+    sum = _mm256_sub_epi32(sum, _mm256_loadu_si256((const __m256i *)(s->zeros + column)));
     if (s->raw) {
         _mm256_maskstore_epi32(s->raw + (first + r) * s->stride + column, mask, sum);
         return;

@@ -20,8 +20,8 @@ static int check(const char *set, size_t m, size_t k, size_t n, int transposed) 
         w[i] = (int8_t)(i * 89 % 256 - 128);
     for (size_t i = 0; i < m * k; ++i)
         x[i] = i % k == k / 2 ? 127.0f : (float)((int)(i * 53 % 255) - 127);
-    edge_recipe recipe = {
-        .k = k, .n = n, .parts = 1, .transposed = transposed, .w = {w, w}, .scale = {scale, scale}};
+    edge_recipe recipe = {.k = k, .n = n, .parts = 1, .transposed = transposed, .zero = 128,
+                          .w = w, .scale = scale};
     edge_linear *layer = edge_layer_new(set, &recipe);
     int wrong = !layer || edge_layer_run(layer, x, m, NULL, raw) || edge_layer_run(layer, x, m, out, NULL);
     for (size_t r = 0; r < m && !wrong; ++r)
@@ -33,9 +33,10 @@ static int check(const char *set, size_t m, size_t k, size_t n, int transposed) 
         }
     if (layer)
         edge_layer_free(layer);
-    recipe.parts = 2;
+    recipe.parts = n % 2 ? 1 : 2;
+    recipe.n = n / recipe.parts;
     layer = edge_layer_new(set, &recipe);
-    wrong |= !layer || edge_layer_run(layer, x, m, out, NULL) || out[m * n - 1] != 0.0f;
+    wrong |= !layer || edge_layer_run(layer, x, m, out, NULL) || out[m * recipe.n - 1] != 0.0f;
     if (layer)
         edge_layer_free(layer);
     free(w);

@@ -38,7 +38,7 @@ def session(
     rank: int = 2,
     threads: int = 2,
     constant: bool = True,
-    **attributes: int,
+    **attributes: float,
 ) -> ort.InferenceSession:
     names = [f"c{i}" for i in range(len(constants))]
     node = helper.make_node(op, ["x", *names], ["y"], domain=native.DOMAIN, **attributes)
@@ -108,7 +108,8 @@ def test_gated_linear_equals_its_parts(library: Path, m: int) -> None:
     gate, gate_scale, gate_bias = layer(7, 128, 100)
     up, up_scale, up_bias = layer(8, 128, 100)
     x = rows(9, m, 128)
-    constants = [gate, gate_scale, up, up_scale, gate_bias, up_bias]
+    pairs = ((gate, up), (gate_scale, up_scale), (gate_bias, up_bias))
+    constants = [np.concatenate(pair, axis=-1) for pair in pairs]
     (got,) = session(library, "RowGatedLinear", constants).run(None, {"x": x})
     g = expected(x, gate, gate_scale, gate_bias).astype(np.float64)
     want = g / (1 + np.exp(-g)) * expected(x, up, up_scale, up_bias)
@@ -186,8 +187,7 @@ def test_the_portable_graph_gives_the_same(library: Path, m: int) -> None:
     [
         ("RowLinear", [(8, 4), 5], "scale and bias must be float32"),
         ("RowLinear", [(8, 4), 4, 3], "scale and bias must be float32"),
-        ("RowGatedLinear", [(8, 4), 4, (8, 5), 5], "of one shape"),
-        ("RowGatedLinear", [(8, 4), 4, (8, 4), 4, 4], "both biases or none"),
+        ("RowGatedLinear", [(8, 5), 5], "as many gates as others"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(
@@ -199,6 +199,20 @@ def test_shapes_that_do_not_fit_are_refused(
     ]
     with pytest.raises(onnxruntime_errors, match=said):
         session(library, op, arrays)
+
+
+def test_codes_out_of_range_are_refused(library: Path) -> None:
+    weights, scale, _ = layer(42, 8, 4)
+    with pytest.raises(onnxruntime_errors, match="zero must be from 0 to 128"):
+        session(library, "RowLinear", [weights, scale], zero=129)
+
+
+def test_one_sided_rows_use_their_attributes(library: Path) -> None:
+    weights, scale, _ = layer(43, 64, 48)
+    x = np.maximum(rows(44, 20, 64), np.float32(-0.17))
+    run = session(library, "RowLinear", [weights, scale], zero=64, floor=0.5)
+    (got,) = run.run(None, {"x": x})
+    np.testing.assert_array_equal(got, expected(x, weights, scale, zero=64, floor=0.5))
 
 
 def test_weights_that_are_no_constants_are_refused(library: Path) -> None:
