@@ -19,7 +19,7 @@ from onnx import TensorProto
 
 from export_tools.encoder.config import EncoderConfig
 from export_tools.encoder.weights import EncoderWeights, ScaledRows
-from export_tools.graph import MS_DOMAIN, GraphBuilder
+from export_tools.graph import GraphBuilder
 from export_tools.quant import Activation, QuantPlan
 from export_tools.quant.rows import FloatArray
 
@@ -205,14 +205,17 @@ class EncoderGraph:
     def _norm(
         self, unit: str, prefix: str, x: str, skip: str, bias: FloatArray | None = None
     ) -> str:
-        """Layer norm of x + skip (+ bias) in one node."""
+        """Layer norm of x + skip (+ bias).
+
+        The contrib operator that fuses these was 3 to 4 times slower on CPUs than its parts.
+        """
         graph = self._graph
-        inputs = [x, skip, graph.constant(f"{unit}/weight", self._weights.gain(prefix))]
-        inputs.append(graph.constant(f"{unit}/bias", self._weights.bias(prefix)))
         if bias is not None:
-            inputs.append(graph.constant(f"{unit}/skip_bias", bias))
-        y = graph.node(
-            "SkipLayerNormalization", inputs, unit, domain=MS_DOMAIN, epsilon=self._config.norm_eps
-        )
+            x = graph.node("Add", [x, graph.constant(f"{unit}/skip_bias", bias)], f"{unit}/biased")
+        total = graph.node("Add", [x, skip], f"{unit}/sum")
+        gain = graph.constant(f"{unit}/weight", self._weights.gain(prefix))
+        offset = graph.constant(f"{unit}/bias", self._weights.bias(prefix))
+        epsilon = self._config.norm_eps
+        y = graph.node("LayerNormalization", [total, gain, offset], unit, epsilon=epsilon)
         self.norms[prefix] = y
         return y

@@ -87,7 +87,7 @@ def build_other(
 
 
 def _trace(checkpoint: Path, directory: Path, task: Task) -> onnx.ModelProto:
-    """optimum's graph of the checkpoint, weights in memory."""
+    """Trace the checkpoint with optimum; the graph comes back with weights in memory."""
     try:
         from optimum.exporters.onnx import main_export
     except ImportError as error:
