@@ -112,7 +112,7 @@ class GraphRunner:
         Returns the logits of `logits_index`, by default of every packed token.
         """
         lengths = [len(row) for row in rows]
-        total, width = sum(lengths), max(lengths)
+        total, width = sum(lengths), max(2, *lengths)  # as the engine packs: S = 1 sums otherwise
         pad = np.zeros((len(rows), width), np.int64)
         unpad: list[int] = []
         for slot, length in enumerate(lengths):

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
+from edge_runtime.core import StepRow
+from edge_runtime.engine.packing import pack
 from export_tools.decoder import build_variant
 from export_tools.decoder.config import parse_config
 from export_tools.decoder.graph import build_decoder
@@ -71,7 +73,7 @@ def test_the_last_position_of_the_context_survives_a_padded_chunk(tmp_path: Path
     source = write_checkpoint(tmp_path / "source", max_position_embeddings=64)
     graph = tmp_path / build_variant(source, tmp_path, "fp32").graph
     tokens = [index % TINY_VOCAB for index in range(64)]
-    alone = GraphRunner(graph, slots=1, capacity=64)
+    alone = GraphRunner(graph, slots=1, capacity=64 + 1)
     company = GraphRunner(graph, slots=2, capacity=64 + 32)
     expected = run_chunks(alone, [tokens], [(63,), (1,)])[0][-1]
     found = run_chunks(company, [tokens, tokens[:32]], [(63, 0), (1, 32)])[0][-1]
@@ -132,7 +134,7 @@ def test_weights_lie_page_aligned_in_one_file(checkpoint: Path, tmp_path: Path) 
         for tensor in model.graph.initializer
         if tensor.external_data
     ]
-    assert draft.files == ("int8/model.onnx", "int8/model.onnx.data")
+    assert {draft.graph, "int8/model.onnx.data"} <= set(draft.files)
     assert {entry["location"] for entry in external} == {"model.onnx.data"}
     assert all(int(entry["offset"]) % PAGE_BYTES == 0 for entry in external)
     assert draft.size_bytes == sum((tmp_path / file).stat().st_size for file in draft.files)
@@ -181,3 +183,24 @@ def test_a_row_of_zeros_gives_zeros(tmp_path: Path) -> None:
     logits = GraphRunner(graph, slots=1, capacity=16).step([[11, 12]], [0])
     assert np.isfinite(logits).all()
     np.testing.assert_array_equal(logits[0], np.zeros(TINY_VOCAB, np.float32))
+
+
+def test_decode_rows_keep_their_bits_beside_a_prompt_chunk(tmp_path: Path) -> None:
+    """A last bit of attention becomes whole steps in the next quantised layer.
+
+    At S = 1 the attention kernel sums in another order than at S > 1, so steps of single tokens
+    are padded to two, by the engine as by `GraphRunner`.
+    """
+    source = write_checkpoint(tmp_path / "source", num_hidden_layers=6, head_dim=64)
+    graph = tmp_path / build_variant(source, tmp_path, "int8").graph
+    tokens = [(place * 37) % TINY_VOCAB for place in range(40)]
+    steps = [(1, 2)] * len(tokens)
+    beside = run_chunks(GraphRunner(graph, 2, 128), [tokens, [OUTLIER] * 80], steps)[0]
+    alone = run_chunks(GraphRunner(graph, 1, 128), [tokens], [(1,)] * len(tokens))[0]
+    np.testing.assert_array_equal(beside, alone)
+
+
+def test_the_engine_pads_single_tokens_as_the_test_above_does() -> None:
+    run = pack([StepRow(1, (5,), 9, True)], [0])
+    assert run.pad_index.shape == (1, 2)
+    assert run.unpad_index.tolist() == [0]
