@@ -26,6 +26,7 @@ class _Recipe(ctypes.Structure):
         ("parts", ctypes.c_size_t),
         ("transposed", ctypes.c_int),
         ("zero", ctypes.c_int),
+        ("levels", ctypes.c_int),
         ("floor", ctypes.c_float),
         ("w", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
@@ -70,6 +71,7 @@ class Native:
         gated: bool = False,
         transposed: bool = False,
         zero: int = 128,
+        levels: int = 127,
         floor: float = 0.0,
         name: str | None = None,
     ) -> Iterator[int | None]:
@@ -84,6 +86,7 @@ class Native:
             parts,
             int(transposed),
             zero,
+            levels,
             floor,
             *(array.ctypes.data for array in kept),
             None if kept_bias is None else kept_bias.ctypes.data,
@@ -111,9 +114,11 @@ class Native:
         return out
 
 
-def quantized(x: Floats, zero: int = 128, floor: float = 0.0) -> tuple[Int32s, Floats]:
+def quantized(
+    x: Floats, zero: int = 128, levels: int = 127, floor: float = 0.0
+) -> tuple[Int32s, Floats]:
     """Rows as whole numbers (0 is 0), and their peaks [m, 1]."""
-    step = np.float32(1) / np.float32(255 - zero)
+    step = np.float32(1 / levels)
     seen = np.abs(x) if zero == 128 else x
     peak = seen.max(axis=1, keepdims=True, initial=floor)
     safe = np.where(peak > 0, peak, np.float32(1))
@@ -127,11 +132,12 @@ def expected(
     scale: Floats,
     bias: Floats | None = None,
     zero: int = 128,
+    levels: int = 127,
     floor: float = 0.0,
 ) -> Floats:
     """The layer in numpy, float32 steps in the order that kernels.h states."""
-    rows, peak = quantized(x, zero, floor)
-    step = np.float32(1) / np.float32(255 - zero)
+    rows, peak = quantized(x, zero, levels, floor)
+    step = np.float32(1 / levels)
     sums = rows @ weights.astype(np.int32)
     y = sums.astype(np.float32) * (step * scale) * peak
     return y if bias is None else y + bias

@@ -4,7 +4,7 @@
  *   y[n] = (sum_k (q[k] - zero) * w[k][n]) * (step * scale[n]) * peak + bias[n]
  *
  * with zero = 128 and step = 1/127. Rows that are known never to lie far below zero (behind GELU
- * or ReLU) take a lower zero, step = 1/(255 - zero) and peak = max(max x, floor): their codes are
+ * or ReLU) may take a lower zero, a finer step and peak = max(max x, floor): their codes are then
  * spent above zero.
  *
  * Rules

@@ -169,7 +169,7 @@ int edge_linear_init(edge_linear *layer, const edge_kernels *kernels, const edge
     memset(layer, 0, sizeof *layer);
     layer->kernels = kernels;
     layer->grid.zero = recipe->zero;
-    layer->grid.step = 1.0f / (float)(255 - recipe->zero);
+    layer->grid.step = (float)(1.0 / recipe->levels);
     layer->grid.one_sided = recipe->zero < 128;
     layer->grid.floor = recipe->floor;
     layer->weights = edge_weights_take(recipe->w, recipe->parts, recipe->k, recipe->n,

@@ -26,6 +26,7 @@ typedef struct {
     size_t k, n, parts;
     int transposed;     /* w: [parts * n, k] instead of [k, parts * n] */
     int zero;           /* 0..128: the code of 0; 128 means codes on both sides alike */
+    int levels;         /* 1..255: codes from 0 up to the peak; 127, more where zero is lower */
     float floor;        /* least peak of a row; where zero < 128 */
     const int8_t *w;
     const float *scale; /* [parts * n] */

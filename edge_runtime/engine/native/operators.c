@@ -6,8 +6,8 @@
  *
  * x: float32 [..., K] -> y: float32 [..., N]. w: int8 [K, N] ([K, 2N] when gated), or with the
  * attribute transposed = 1 int8 [N, K] ([2N, K]); scale, bias: float32, one for each column of w.
- * All but x must be initializers. Attributes zero (int, 128) and floor (float, 0) place the codes
- * of a row. Arithmetic and rules: kernels.h.
+ * All but x must be initializers. Attributes zero (int, 128), levels (int, 127) and
+ * floor (float, 0) place the codes of a row. Arithmetic and rules: kernels.h.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,9 +102,10 @@ static void optional_float(const OrtApi *api, const OrtKernelInfo *info, const c
 static OrtStatus *read_recipe(const OrtApi *api, const OrtKernelInfo *info, edge_recipe *recipe) {
     tensor w, scale, bias = {0};
     size_t inputs = 0;
-    int64_t transposed = 0, zero = 128;
+    int64_t transposed = 0, zero = 128, levels = 127;
     optional_int(api, info, "transposed", &transposed);
     optional_int(api, info, "zero", &zero);
+    optional_int(api, info, "levels", &levels);
     optional_float(api, info, "floor", &recipe->floor);
     TRY(ORT_FN(api, OrtInfoInputCount, ORT_KernelInfo_GetInputCount)(info, &inputs));
     TRY(constant(api, info, 1, &w));
@@ -121,12 +122,14 @@ static OrtStatus *read_recipe(const OrtApi *api, const OrtKernelInfo *info, edge
     if (!is_vector(&scale, columns) || (bias.data && !is_vector(&bias, columns)))
         return fail(api, ORT_INVALID_ARGUMENT,
                     "RowLinear: scale and bias must be float32, one for each column");
-    if (zero < 0 || zero > 128)
-        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: zero must be from 0 to 128");
+    if (zero < 0 || zero > 128 || levels < 1 || levels > 255)
+        return fail(api, ORT_INVALID_ARGUMENT,
+                    "RowLinear: zero must be from 0 to 128 and levels from 1 to 255");
     recipe->k = (size_t)k;
     recipe->n = (size_t)columns / recipe->parts;
     recipe->transposed = transposed != 0;
     recipe->zero = (int)zero;
+    recipe->levels = (int)levels;
     recipe->w = w.data;
     recipe->scale = scale.data;
     recipe->bias = bias.data;

@@ -31,7 +31,7 @@ EXPORT size_t edge_packed_matrices(void) {
 EXPORT edge_linear *edge_layer_new(const char *set, const edge_recipe *recipe) {
     const edge_kernels *kernels = set ? edge_kernels_named(set) : edge_best_kernels();
     if (!kernels || recipe->k < 1 || recipe->k > EDGE_MAX_K || recipe->zero < 0 ||
-        recipe->zero > 128)
+        recipe->zero > 128 || recipe->levels < 1 || recipe->levels > 255)
         return NULL;
     edge_linear *layer = malloc(sizeof *layer);
     if (layer && edge_linear_init(layer, kernels, recipe)) {
@@ -74,7 +74,7 @@ EXPORT int edge_self_test(void) {
             w[k * N + n] = weight_at(k, n);
     for (size_t i = 0; i < M * K; ++i) /* whole numbers up to 127 are their own bytes */
         x[i] = i % K == 7 ? -127.0f : (float)((int)(i * 53 % 255) - 127);
-    const edge_recipe recipe = {.k = K, .n = N, .parts = 1, .zero = 128, .w = w, .scale = scale};
+    const edge_recipe recipe = {.k = K, .n = N, .parts = 1, .zero = 128, .levels = 127, .w = w, .scale = scale};
     layer = edge_layer_new(NULL, &recipe);
     for (int m = 1; layer && m <= M; ++m) {
         wrong = m;

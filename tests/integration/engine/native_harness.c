@@ -20,7 +20,7 @@ static int check(const char *set, size_t m, size_t k, size_t n, int transposed) 
         w[i] = (int8_t)(i * 89 % 256 - 128);
     for (size_t i = 0; i < m * k; ++i)
         x[i] = i % k == k / 2 ? 127.0f : (float)((int)(i * 53 % 255) - 127);
-    edge_recipe recipe = {.k = k, .n = n, .parts = 1, .transposed = transposed, .zero = 128,
+    edge_recipe recipe = {.k = k, .n = n, .parts = 1, .transposed = transposed, .zero = 128, .levels = 127,
                           .w = w, .scale = scale};
     edge_linear *layer = edge_layer_new(set, &recipe);
     int wrong = !layer || edge_layer_run(layer, x, m, NULL, raw) || edge_layer_run(layer, x, m, out, NULL);

@@ -127,19 +127,19 @@ def test_gating_is_silu_times_up(
 
 
 @settings(max_examples=25, deadline=None)
-@given(shape=shapes, seed=seeds, zero=st.sampled_from([0, 64, 100]))
+@given(shape=shapes, seed=seeds, zero=st.sampled_from([0, 64, 100]), levels=st.sampled_from([127, 191, 255]))
 def test_one_sided_rows_equal_the_stated_arithmetic(
-    native: Native, kernels: str, shape: tuple[int, int, int], seed: int, zero: int
+    native: Native, kernels: str, shape: tuple[int, int, int], seed: int, zero: int, levels: int
 ) -> None:
     """Some entries lie below what the grid can hold: they become its lowest code."""
     m, k, n = shape
     x, weights, scale, bias = make(np.random.default_rng(seed), m, k, n)
     x = np.where(x > 0, x, x * np.float32(0.1)).astype(np.float32)
     x[0] = -np.abs(x[0])
-    floor = 0.5 if zero else 0.0
-    with native.layer(weights, scale, bias, zero=zero, floor=floor, name=kernels) as layer:
+    codes = {"zero": zero, "levels": levels, "floor": 0.5 if zero else 0.0}
+    with native.layer(weights, scale, bias, name=kernels, **codes) as layer:
         got = native.run(layer, x, n)
-    np.testing.assert_array_equal(got, expected(x, weights, scale, bias, zero, floor))
+    np.testing.assert_array_equal(got, expected(x, weights, scale, bias, **codes))
 
 
 @pytest.mark.parametrize("zero", [0, 64])
