@@ -1,13 +1,10 @@
 """How a step's rows become runs of the packed graph.
 
 Only attention is padded: a run of B slots whose longest row has S tokens gathers B x S rows
-around each attention operator. Two rules divide a step into runs:
-
-- Rows of one token never share a run with longer ones. The attention operator sums a lone query
-  in another order than one padded among others (measured: 2e-7 apart on the CPU, which INT8
-  rounding can grow into another token), and an answer must not depend on its company.
-- A long chunk gets a run of its own where padding the others to its length would cost more than
-  `SPLIT_WASTE` rows, about what reading the weights a second time costs.
+around each attention operator. One long prompt chunk among many decode rows would pad every one
+of them to its length, so such a step is split: the decode rows in one run, each long chunk in a
+run of its own. Reading the weights a second time costs less than the padding from `SPLIT_WASTE`
+padded rows on.
 
 A run covers a contiguous range of slots; slots inside the range without a row are idle
 (`query_seqlens` 0), which the attention operator skips.
@@ -24,7 +21,7 @@ import numpy.typing as npt
 from edge_runtime.core import StepRow
 
 SPLIT_WASTE = 256
-"""Padded rows (B x S - T) past which another pass over the weights is the cheaper way."""
+"""Padded rows (B x S - T) past which a second pass over the weights is the cheaper way."""
 
 MIN_WIDTH = 2
 """Narrowest padded form. At S = 1 the attention kernel takes another path, whose last bits differ
@@ -60,16 +57,14 @@ class PackedRun:
 
 
 def split_rows(rows: Sequence[StepRow]) -> list[list[StepRow]]:
-    """Group the rows of a step into runs by the two rules above; shortest rows first."""
-    single = [row for row in rows if row.new_len == 1]
-    groups = [single] if single else []
-    open_group: list[StepRow] = []
-    for row in sorted((r for r in rows if r.new_len > 1), key=lambda row: row.new_len):
-        if open_group and _waste([*open_group, row]) > SPLIT_WASTE:
-            groups.append(open_group)
-            open_group = []
-        open_group.append(row)
-    return [*groups, open_group] if open_group else groups
+    """Group the rows of a step so that no run pads more than `SPLIT_WASTE` rows; shortest first."""
+    groups: list[list[StepRow]] = []
+    for row in sorted(rows, key=lambda row: row.new_len):
+        if groups and _waste([*groups[-1], row]) <= SPLIT_WASTE:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def pack(rows: Sequence[StepRow], logits_rows: Sequence[int]) -> PackedRun:
@@ -123,5 +118,5 @@ def pack_step(rows: Sequence[StepRow]) -> list[PackedRun]:
 
 def _waste(rows: Sequence[StepRow]) -> int:
     slots = max(row.slot for row in rows) - min(row.slot for row in rows) + 1
-    longest = max(row.new_len for row in rows)
+    longest = max(MIN_WIDTH, *(row.new_len for row in rows))
     return slots * longest - sum(row.new_len for row in rows)
