@@ -1,0 +1,230 @@
+"""The ledger's nouns: an attempt and an outcome.
+
+Rules
+- Numbers are integers of small units (nano-units of money, microjoules, microseconds), so that
+  sums are exact in any order, also after old rows were rolled up.
+- `tokens_in` counts the whole prompt; `tokens_cached` is the part of it that was reused.
+- One attempt of a request at most is the one the caller got: `answered`.
+- A task is a tenant's: the same id under two tenants is two tasks.
+- A row with purpose `idle` is the box's idle energy over a while; it belongs to no request.
+
+Nothing here does I/O or reads a clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from edge_runtime.ledger.money import MAX_NANO
+
+MAX_ID_CHARS = 200
+US_PER_DAY = 86_400_000_000
+
+
+class Tier(enum.StrEnum):
+    """Who made the answer."""
+
+    CACHE = "cache"
+    LOCAL = "local"
+    FRONTIER = "frontier"
+
+
+class Purpose(enum.StrEnum):
+    """What an attempt was for. All of them cost; only `SERVE` answers callers."""
+
+    SERVE = "serve"
+    AUDIT = "audit"
+    SHADOW = "shadow"
+    IDLE = "idle"
+
+
+class Status(enum.StrEnum):
+    """How an attempt ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    DISCARDED = "discarded"  # finished, but not kept: the answer came from elsewhere
+
+
+class JouleSource(enum.StrEnum):
+    """Where joules come from, best first."""
+
+    COUNTER = "counter"  # a hardware counter: RAPL, NVML
+    MODEL = "model"  # watts fitted to this box's load, times busy seconds
+    ASSUMPTION = "assumption"  # watts somebody wrote into the settings, times busy seconds
+    NONE = "none"  # not known; energy_uj is 0
+
+
+class MoneySource(enum.StrEnum):
+    """Where the frontier's part of the money comes from, best first."""
+
+    USAGE = "usage"  # the frontier's own usage numbers
+    ESTIMATE = "estimate"  # tokens counted here, as when a stream broke off before its usage
+    WORST_CASE = "worst_case"  # the reservation of a call whose end nobody saw
+    NONE = "none"  # no frontier was called
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try to answer one request; the ledger keeps one row of it.
+
+    `attempt` counts from 0 within a request. `model` is `name@version` or the frontier's name;
+    `model_digest` is empty for a frontier. `saved_nano` is what a cache hit would have cost.
+    Raises `ValueError` when a number is negative or a text is too long.
+    """
+
+    at_us: int
+    request_id: str
+    task_id: str
+    tier: Tier
+    model: str
+    attempt: int = 0
+    tenant: str = "default"
+    endpoint: str = ""
+    tag: str = ""
+    purpose: Purpose = Purpose.SERVE
+    model_digest: str = ""
+    tokens_in: int = 0
+    tokens_cached: int = 0
+    tokens_out: int = 0
+    frontier_nano: int = 0
+    energy_nano: int = 0
+    hardware_nano: int = 0
+    saved_nano: int = 0
+    money_source: MoneySource = MoneySource.NONE
+    price_version: str = ""
+    energy_uj: int = 0
+    energy_source: JouleSource = JouleSource.NONE
+    duration_us: int = 0
+    status: Status = Status.OK
+    reason: str = ""
+    answered: bool = False
+
+    def __post_init__(self) -> None:
+        for name in _INTEGERS:
+            value = getattr(self, name)
+            if not 0 <= value <= MAX_NANO:
+                raise ValueError(f"{name} is {value}; it must be 0 or more and fit 64 bits")
+        for name in _TEXTS:
+            if len(getattr(self, name)) > MAX_ID_CHARS:
+                raise ValueError(f"{name} is longer than {MAX_ID_CHARS} characters; shorten it")
+        if self.tokens_cached > self.tokens_in:
+            raise ValueError("tokens_cached exceeds tokens_in, of which it is a part")
+        if self.energy_uj and self.energy_source is JouleSource.NONE:
+            raise ValueError("energy_uj needs an energy_source: where do the joules come from?")
+        if self.frontier_nano and self.money_source is MoneySource.NONE:
+            raise ValueError("frontier_nano needs a money_source: who counted the tokens?")
+        if self.answered and self.purpose is not Purpose.SERVE:
+            raise ValueError(f"an attempt for {self.purpose} cannot have answered the caller")
+
+    @property
+    def day(self) -> int:
+        """Days since 1970-01-01, UTC."""
+        return self.at_us // US_PER_DAY
+
+    @property
+    def cost_nano(self) -> int:
+        """All money this attempt cost."""
+        return self.frontier_nano + self.energy_nano + self.hardware_nano
+
+
+_INTEGERS = (
+    "at_us", "attempt", "tokens_in", "tokens_cached", "tokens_out", "frontier_nano",
+    "energy_nano", "hardware_nano", "saved_nano", "energy_uj", "duration_us",
+)  # fmt: skip
+_TEXTS = (
+    "request_id", "task_id", "model", "tenant", "endpoint", "tag", "model_digest",
+    "price_version", "reason",
+)  # fmt: skip
+ATTEMPT_FIELDS = tuple(one.name for one in fields(Attempt))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a task: one event; a later one of the same weight replaces it.
+
+    `explicit` ones (somebody said so) outweigh implied ones (the answer matched its schema, the
+    caller went on). `source` names who or what said it.
+    """
+
+    at_us: int
+    task_id: str
+    resolved: bool
+    tenant: str = "default"
+    explicit: bool = True
+    source: str = "caller"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at_us <= MAX_NANO:
+            raise ValueError(f"at_us is {self.at_us}; it must be 0 or more and fit 64 bits")
+        for name in ("task_id", "tenant", "source"):
+            if len(getattr(self, name)) > MAX_ID_CHARS:
+                raise ValueError(f"{name} is longer than {MAX_ID_CHARS} characters; shorten it")
+
+
+def verdict(outcomes: list[Outcome]) -> bool | None:
+    """Whether the task is resolved by what was said of it, in order; None when nothing was."""
+    said = [one for one in outcomes if one.explicit] or outcomes
+    return said[-1].resolved if said else None
+
+
+def idle_row(
+    *,
+    at_us: int,
+    wall_us: int,
+    energy_uj: int,
+    energy_source: JouleSource,
+    energy_nano: int,
+) -> Attempt:
+    """The box's idle energy over `wall_us`, as a row of its own."""
+    return Attempt(
+        at_us=at_us,
+        request_id="",
+        task_id="",
+        tier=Tier.LOCAL,
+        model="",
+        purpose=Purpose.IDLE,
+        energy_uj=energy_uj,
+        energy_source=energy_source,
+        energy_nano=energy_nano,
+        duration_us=wall_us,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens of one call: the whole prompt, the reused part of it, and the answer."""
+
+    tokens_in: int
+    tokens_cached: int = 0
+    tokens_out: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.tokens_in, self.tokens_cached, self.tokens_out) < 0:
+            raise ValueError("a number of tokens is negative")
+        if self.tokens_cached > self.tokens_in:
+            raise ValueError("tokens_cached exceeds tokens_in, of which it is a part")
+
+
+def tokens_from_usage(usage: Mapping[str, object]) -> Tokens:
+    """Tokens of an OpenAI-shaped `usage` object.
+
+    There `prompt_tokens` includes the cached ones, and `completion_tokens` those of reasoning.
+    Raises `ValueError` when a number is missing or odd: a bill is never guessed to be zero.
+    """
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    return Tokens(
+        _count(usage.get("prompt_tokens"), "prompt_tokens"),
+        _count(0 if cached is None else cached, "cached_tokens"),
+        _count(usage.get("completion_tokens"), "completion_tokens"),
+    )
+
+
+def _count(value: object, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"usage.{name} is {value!r}, not a number of tokens")
+    return value
