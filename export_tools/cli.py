@@ -119,6 +119,70 @@ def train(
         run_in_console(recipe, data, out, smoke=smoke, device=device, console=console)
 
 
+@app.command()
+def keygen(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Private key to make; FILE.pub is its public half.")
+    ],
+) -> None:
+    """Make an Ed25519 key pair that signs certificates."""
+    from export_tools.certify.command import keygen as make_key
+
+    console = Console(stderr=True)
+    with _reported(console):
+        console.print(f"{out} and {out}.pub: key {make_key(out)[:12]}")
+
+
+@app.command()
+def certify(  # noqa: PLR0917 - options of a command
+    bundle: Annotated[Path, typer.Option(help="Bundle directory of a classifier.")],
+    task: Annotated[str, typer.Option(help="Task the certificate is for.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", help='JSON lines of {"text", "intent"}; repeatable.')
+    ],
+    key: Annotated[Path, typer.Option(help="Private key, as `keygen` makes it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Certificate to write.")],
+    variant: Annotated[str, typer.Option(help="Variant that will serve.")] = "int8",
+    oos: Annotated[
+        list[Path] | None, typer.Option("--oos", help="The same, all out of scope; repeatable.")
+    ] = None,
+    traffic_oos: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.99, help="Share out of scope [default: the data's own]."),
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Largest share of errors among the kept.")] = 0.05,
+    delta: Annotated[float, typer.Option(help="Chance that the data mislead.")] = 0.1,
+    score: Annotated[str, typer.Option(help="margin or top-probability.")] = "margin",
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Days it is valid.")] = 90,
+) -> None:
+    """Calibrate an escalation threshold on the quantised bundle and sign what it promises."""
+    from datetime import UTC, datetime
+
+    from export_tools.certify.command import CertifyRequest
+    from export_tools.certify.command import certify as certify_bundle
+    from export_tools.certify.console import show
+    from export_tools.certify.issue import Terms
+
+    console = Console(stderr=True)
+    with _reported(console):
+        request = CertifyRequest(
+            bundle=bundle,
+            variant=variant,
+            task=task,
+            data=tuple(data),
+            oos=tuple(oos or ()),
+            oos_share=traffic_oos,
+            score=score,
+            terms=Terms(alpha, delta, days),
+            key=key,
+            out=out,
+        )
+        result = certify_bundle(request, datetime.now(UTC))
+    show(result, request, console)
+    if result.certificate is None:
+        raise typer.Exit(1)
+
+
 class _reported:  # noqa: N801 - reads as a statement
     """Turns the project's errors into one line and exit code 1."""
 

@@ -1,0 +1,1 @@
+"""Certificates for a quantised bundle: run it, calibrate a threshold, sign what was proved."""

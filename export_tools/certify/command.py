@@ -1,0 +1,121 @@
+"""The whole of `edge-export certify` and `keygen`, without a terminal."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edge_runtime.bundle.certificate import Certificate, sign_certificate
+from edge_runtime.bundle.envelope import key_id, private_pem, public_pem, read_private_key
+from edge_runtime.errors import UsageError
+from edge_runtime.stats.learn_then_test import Walk
+from edge_runtime.stats.scores import CLASSIFIER_SCORES, classifier_scores
+from export_tools.certify.classifier import EncoderBundle, classifier_errors
+from export_tools.certify.issue import Errors, Floats, Kept, Subject, Terms, issue, kept_by
+from export_tools.certify.traffic import Example, Half, data_digest, half, mixed, read_examples
+
+SALT = "edge-runtime certificate 1"
+"""Part of every hash that halves and mixes; another value draws another sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertifyRequest:
+    """What to certify. `oos_share` None takes the data's own share out of scope."""
+
+    bundle: Path
+    variant: str
+    task: str
+    data: tuple[Path, ...]
+    oos: tuple[Path, ...]
+    oos_share: float | None
+    score: str
+    terms: Terms
+    key: Path
+    out: Path
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Certification:
+    """The outcome. Without a certificate nothing was written, and everything has to escalate.
+
+    `report` is what the threshold does on the other half of the data; `too_long` inputs were
+    left out, as the daemon escalates them unseen.
+    """
+
+    certificate: Certificate | None
+    walk: Walk
+    report: Kept | None
+    too_long: int
+
+
+def certify(request: CertifyRequest, now: datetime) -> Certification:
+    """Run the bundle on both halves of the traffic, calibrate on one, write, report on the other.
+
+    Raises `UsageError`, `BundleError` or `ConfigError`; then nothing was written. Costs one run of
+    the model an example.
+    """
+    if request.out.exists():
+        raise UsageError(f"{request.out} exists; remove it or choose another", param="out")
+    if request.score not in CLASSIFIER_SCORES:
+        known = ", ".join(CLASSIFIER_SCORES)
+        raise UsageError(f"{request.score!r} is no classifier score; known: {known}", param="score")
+    key = _load_key(request.key)
+    examples = read_examples(request.data) + read_examples(request.oos, out_of_scope=True)
+    bundle = EncoderBundle.open(request.bundle, request.variant, threads=request.threads)
+    fitting = [item for item in examples if bundle.fits(item.text)]
+    calibrate = mixed(half(fitting, Half.CALIBRATE, salt=SALT), request.oos_share, salt=SALT)
+    outside = sum(item.label is None for item in calibrate)
+    subject = Subject(
+        model_digest=bundle.model_digest,
+        kind=bundle.manifest.kind,
+        task=request.task,
+        score=request.score,
+        traffic=f"{len(calibrate)} inputs, {outside} of them out of scope",
+        data_sha256=data_digest(calibrate),
+    )
+    scores, errors = _scored(bundle, calibrate, request.score)
+    certificate, walk = issue(scores, errors, subject, request.terms, now)
+    report = None
+    if certificate is not None:
+        others = mixed(half(fitting, Half.REPORT, salt=SALT), request.oos_share, salt=SALT)
+        report = kept_by(certificate.threshold, *_scored(bundle, others, request.score))
+        request.out.write_bytes(sign_certificate(certificate, key))
+    return Certification(certificate, walk, report, len(examples) - len(fitting))
+
+
+def keygen(path: Path) -> str:
+    """Write a new private key to `path` (mode 0600) and its public half to `<path>.pub`.
+
+    Returns the key's id. Raises `UsageError` when either file exists or cannot be made.
+    """
+    key = Ed25519PrivateKey.generate()
+    public = path.with_name(path.name + ".pub")
+    if public.exists():
+        raise UsageError(f"{public} exists; choose another path", param="out")
+    try:
+        # Made with its final mode: no moment in which others could read it.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(private_pem(key))
+        public.write_bytes(public_pem(key.public_key()))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be made: {error.strerror}", param="out") from error
+    return key_id(key.public_key())
+
+
+def _load_key(path: Path) -> Ed25519PrivateKey:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; see `edge-export keygen`") from error
+    return read_private_key(data, name=str(path))
+
+
+def _scored(bundle: EncoderBundle, examples: list[Example], score: str) -> tuple[Floats, Errors]:
+    logits = bundle.outputs([item.text for item in examples])
+    return classifier_scores(score, logits), classifier_errors(bundle, logits, examples)
