@@ -1,0 +1,1 @@
+"""Joules: counters where there are any, models where not, each labelled by its source."""
