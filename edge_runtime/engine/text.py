@@ -78,17 +78,22 @@ class Codec:
             raise UsageError(
                 "this model has no chat template; use /v1/completions", param="messages"
             )
+        pieces, chars = [], 0
         try:
-            text = self._template.render(
+            for piece in self._template.generate(
                 messages=list(messages), add_generation_prompt=True, **self._tokens
-            )
-        except jinja2.TemplateError as error:
+            ):
+                pieces.append(piece)
+                chars += len(piece)
+                if chars > MAX_TEMPLATE_OUTPUT:
+                    raise UsageError("the chat is too long; shorten it", param="messages")
+        except UsageError:
+            raise
+        except Exception as error:  # contents it did not expect make a template raise anything
             raise UsageError(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
-        if len(text) > MAX_TEMPLATE_OUTPUT:
-            raise UsageError("the chat is too long; shorten it", param="messages")
-        return self.encode(text, add_special_tokens=False)
+        return self.encode("".join(pieces), add_special_tokens=False)
 
 
 class TextStream:
