@@ -225,7 +225,7 @@ def _sections(metadata: CheckpointMetadata, kind: Kind, directory: Path) -> dict
 
 
 def _variant(draft: VariantDraft) -> dict[str, object]:
-    return {
+    document: dict[str, object] = {
         "name": draft.name,
         "dtype": draft.dtype,
         "graph": draft.graph,
@@ -237,6 +237,9 @@ def _variant(draft: VariantDraft) -> dict[str, object]:
         "cpu_features": list(draft.cpu_features),
         "size_bytes": draft.size_bytes,
     }
+    if draft.native_graph is not None:
+        document["native_graph"] = draft.native_graph
+    return document
 
 
 def recipe_digest(request: Request, source_sha256: str) -> str:

@@ -6,6 +6,8 @@ Rules
 - Every tensor of 16 KiB or more lies in ONE external-data file, each at a page-aligned offset,
   so that the runtime maps it instead of copying it.
 - Weights are written in the order of the graph, block by block, and never held whole.
+- A second graph may stand over the weights of a first (`GraphBuilder(..., over=first)`): it
+  reuses initializers by name and writes none.
 """
 
 from __future__ import annotations
@@ -27,16 +29,26 @@ PAGE_BYTES = 4096
 INLINE_BYTES = 16 * 1024
 
 
+def native_path(graph: Path) -> Path:
+    """Where the graph in native operators lies, beside the portable `graph`."""
+    return graph.with_name(f"{graph.stem}-native{graph.suffix}")
+
+
 class GraphBuilder:
     """Collects nodes; streams weights to `<graph>.data` beside the graph file.
 
     Use as a context manager: leaving it closes the data file; `save` writes the graph.
     """
 
-    def __init__(self, path: Path, name: str, *, opset: int = OPSET) -> None:
+    def __init__(
+        self, path: Path, name: str, *, opset: int = OPSET, over: GraphBuilder | None = None
+    ) -> None:
+        """`over`: the builder whose data file, in the same directory, this graph shares."""
         self.path = path
         self.opset = opset
-        self.data_path = path.with_name(path.name + ".data")
+        own = path.with_name(path.name + ".data")
+        self.data_path: Path = own if over is None else over.data_path
+        self._over = over
         self.memo: dict[tuple[str, ...], Any] = {}
         """Results that several consumers share, such as a quantised input; keyed freely."""
         self._name = name
@@ -47,7 +59,8 @@ class GraphBuilder:
         self._data: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        self._data = self.data_path.open("wb")
+        if self._over is None:
+            self._data = self.data_path.open("wb")
         return self
 
     def __exit__(
@@ -117,8 +130,10 @@ class GraphBuilder:
         """Stream a large initializer: `blocks` are its consecutive parts in C order.
 
         Raises `ValueError` when the blocks do not add up to `shape`: nobody would notice the
-        shift otherwise.
+        shift otherwise. Over another graph's weights the blocks are left unread.
         """
+        if self._over is not None:
+            return self.reuse(name)
         if self._data is None:
             raise ValueError("weights can be written only inside the builder's context")
         if name in self._initializers:
@@ -133,6 +148,16 @@ class GraphBuilder:
         if length != expected:
             raise ValueError(f"initializer {name}: {length} bytes written, shape needs {expected}")
         self._initializers[name] = self._external(name, dtype, shape, offset, length)
+        return name
+
+    def reuse(self, name: str) -> str:
+        """Take the initializer of that name from the graph whose weights this one shares.
+
+        Raises `ValueError` when there is none.
+        """
+        if self._over is None or name not in self._over._initializers:  # noqa: SLF001 - its twin
+            raise ValueError(f"no initializer {name} to share")
+        self._initializers[name] = self._over._initializers[name]  # noqa: SLF001 - its twin
         return name
 
     def alias(self, name: str, target: str, shape: Sequence[int]) -> str:
@@ -171,15 +196,17 @@ class GraphBuilder:
         graph = helper.make_graph(
             self._nodes, self._name, self._inputs, self._outputs, list(self._initializers.values())
         )
+        domains = sorted({MS_DOMAIN, *(node.domain for node in self._nodes)} - {""})
+        opsets = [("", self.opset), *((domain, 1) for domain in domains)]
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", self.opset), helper.make_opsetid(MS_DOMAIN, 1)],
+            opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets],
             ir_version=IR_VERSION,
             producer_name="edge-export",
         )
         self.path.write_bytes(model.SerializeToString())
         if self._data is not None:
             self._data.flush()
-        if self.data_path.stat().st_size == 0:
+        if self._over is not None or self.data_path.stat().st_size == 0:
             return [self.path]
         return [self.path, self.data_path]

@@ -116,7 +116,11 @@ class EncoderGraph(_Section):
 
 
 class Variant(_Section):
-    """One quantised form. `files` are the variant's own; the tokenizer is shared."""
+    """One quantised form. `files` are the variant's own; the tokenizer is shared.
+
+    `native_graph`: the same model in the daemon's own operators, over the same weights; for
+    boxes whose processor has them. Contract and answers are those of `graph`.
+    """
 
     name: Name
     dtype: Literal["int8", "int4", "fp32"]
@@ -128,6 +132,7 @@ class Variant(_Section):
     ir: int
     cpu_features: tuple[str, ...] = ()
     size_bytes: int = Field(ge=0)
+    native_graph: BundlePath | None = None
 
 
 class Tokenizer(_Section):
@@ -223,6 +228,7 @@ class Manifest(BaseModel):
         if len(set(listed)) != len(listed):
             raise ValueError("a file is listed twice")
         named = {path for variant in self.variants for path in (*variant.files, variant.graph)}
+        named |= {item.native_graph for item in self.variants if item.native_graph is not None}
         named.add(self.tokenizer.file)
         if self.chat_template is not None:
             named.add(self.chat_template.file)

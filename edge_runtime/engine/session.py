@@ -15,6 +15,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from edge_runtime.engine.cpu import cpu_features, cpu_quota, usable_cpus
+from edge_runtime.engine.native import library_path
 from edge_runtime.errors import BundleError, EngineError
 
 __all__ = ["cpu_features", "cpu_quota", "engine_errors", "make_session", "usable_cpus"]
@@ -51,10 +52,11 @@ def make_session(
     """Load `graph` (with its external data beside it) for the CPU.
 
     `threads` counts the caller's thread too. `spinning` keeps idle threads busy between
-    operators: some percent faster for one model alone on its box, harmful beside anything
-    else. Raises `BundleError` when the graph cannot be loaded and `EngineError` when the
-    machine cannot (memory). Costs the reading of all weights and a second copy of those that
-    the kernels repack.
+    operators, but not between runs: some percent faster for one model alone on its box,
+    harmful beside anything else. `native` registers this package's own operators, which native
+    graphs need. Raises `BundleError` when the graph cannot be loaded and `EngineError` when the
+    machine cannot (memory, no native operators). Costs the reading of all weights and a second
+    copy of those that the kernels repack.
     """
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
@@ -62,7 +64,9 @@ def make_session(
         raise BundleError(str(graph), "no such graph; build or fetch the bundle again")
     try:
         return ort.InferenceSession(
-            str(graph), sess_options=_options(threads, spinning), providers=["CPUExecutionProvider"]
+            str(graph),
+            sess_options=_options(threads, spinning=spinning, native=native),
+            providers=["CPUExecutionProvider"],
         )
     except _CONTENT_ERRORS as error:
         reason = f"onnxruntime {ort.__version__} cannot load it: {_first_lines(error)}"
@@ -81,7 +85,7 @@ def engine_errors(what: str) -> Iterator[None]:
         raise EngineError(f"{what} failed: {_first_lines(error)}") from error
 
 
-def _options(threads: int, spinning: bool) -> ort.SessionOptions:
+def _options(threads: int, *, spinning: bool, native: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -92,6 +96,12 @@ def _options(threads: int, spinning: bool) -> ort.SessionOptions:
     options.enable_mem_pattern = False
     options.log_severity_level = _ONLY_FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if native:
+        library = library_path()
+        if library is None:
+            raise EngineError("no native operators on this machine; load the portable graph")
+        options.register_custom_ops_library(str(library))
     return options
 
 

@@ -8,7 +8,7 @@ from edge_runtime.bundle.manifest import DecoderGraph
 from export_tools.decoder.config import DecoderConfig, parse_config, read_config
 from export_tools.decoder.graph import build_decoder
 from export_tools.decoder.tensors import check_tensors
-from export_tools.draft import VariantDraft
+from export_tools.draft import VariantDraft, native_graph
 from export_tools.graph import IR_VERSION, OPSET
 from export_tools.progress import Progress, SilentProgress
 from export_tools.quant import variant_spec
@@ -50,6 +50,7 @@ def build_variant(
         ir=IR_VERSION,
         cpu_features=spec.cpu_features,
         size_bytes=sum(file.stat().st_size for file in files),
+        native_graph=native_graph(variant, files),
     )
 
 

@@ -26,8 +26,8 @@ from onnx import TensorProto
 from export_tools.decoder.config import DecoderConfig
 from export_tools.decoder.rope import rope_tables
 from export_tools.decoder.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
-from export_tools.graph import MS_DOMAIN, GraphBuilder
-from export_tools.quant import Activation, QuantPlan, StackedRows
+from export_tools.graph import MS_DOMAIN, GraphBuilder, native_path
+from export_tools.quant import Activation, GatedFormat, QuantPlan, StackedRows, native_plan
 from export_tools.quant.formats import TiedHead
 from export_tools.quant.rows import FloatArray
 from export_tools.weights import Checkpoint
@@ -40,13 +40,20 @@ the capacity of a slot."""
 def build_decoder(
     checkpoint: Checkpoint, config: DecoderConfig, plan: QuantPlan, path: Path
 ) -> list[Path]:
-    """Write the graph to `path` and its weights beside it. Returns both files.
+    """Write the graph to `path` and its weights beside it. Returns both files, and behind them
+    the graph in native operators over the same weights when the plan has per-row INT8.
 
     Memory: one block of the source, and the integer form of the largest single weight.
     """
     with GraphBuilder(path, "decoder") as graph:
         DecoderBuilder(graph, checkpoint, config, plan).build()
-        return graph.save()
+        files = graph.save()
+    native = native_plan(plan)
+    if native is None:
+        return files
+    with GraphBuilder(native_path(path), "decoder", over=graph) as second:
+        DecoderBuilder(second, checkpoint, config, native).build()
+        return [*files, *second.save()]
 
 
 class DecoderBuilder:
@@ -231,6 +238,11 @@ class DecoderBuilder:
         """
         graph, unit, prefix = self.graph, f"layers.{layer}", layer_prefix(layer)
         parts = ["mlp.gate_proj", "mlp.up_proj"]
+        chosen = self.plan.format(f"{unit}.gate_up")
+        if isinstance(chosen, GatedFormat):
+            weight, bias = self._weights(prefix, parts)
+            inner = chosen.gated_linear(graph, f"{unit}.gate_up", Activation(x), weight, bias)
+            return self._linear(f"{unit}.down", inner, prefix, ["mlp.down_proj"])
         both = self._linear(f"{unit}.gate_up", Activation(x), prefix, parts)
         names = [f"{unit}.gate", f"{unit}.up"]
         gate, up = graph.nodes("Split", [both.value], names, axis=-1, num_outputs=2)
@@ -248,12 +260,17 @@ class DecoderBuilder:
         parts: Sequence[str],
     ) -> Activation:
         """Emit one linear unit over the stacked weights of `parts`, biased when they are."""
+        weight, bias = self._weights(prefix, parts)
+        return self.plan.format(name).linear(self.graph, name, x, weight, bias)
+
+    def _weights(self, prefix: str, parts: Sequence[str]) -> tuple[StackedRows, FloatArray | None]:
+        """The stacked weights and biases of `parts`; nothing but biases is read yet."""
         weight = StackedRows([self.checkpoint.matrix(f"{prefix}{part}.weight") for part in parts])
         biases = [f"{prefix}{part}.bias" for part in parts]
         bias: FloatArray | None = None
         if biases[0] in self.checkpoint.tensors:
             bias = np.concatenate([self.checkpoint.vector(name) for name in biases])
-        return self.plan.format(name).linear(self.graph, name, x, weight, bias)
+        return weight, bias
 
     def _vector(self, tensor: str) -> str:
         return self.graph.constant(tensor, self.checkpoint.vector(tensor))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_runtime.bundle.manifest import EncoderGraph as EncoderContract
 from edge_runtime.errors import BundleError
-from export_tools.draft import VariantDraft
+from export_tools.draft import VariantDraft, native_graph
 from export_tools.encoder.calibrate import norm_peaks
 from export_tools.encoder.config import (
     CONFIG_FILE,
@@ -22,9 +22,9 @@ from export_tools.encoder.config import (
 from export_tools.encoder.graph import FLOAT, OPSET, EncoderGraph, declare_inputs
 from export_tools.encoder.pooling import Pooling, max_tokens, read_pooling
 from export_tools.encoder.weights import EncoderWeights, check_shapes
-from export_tools.graph import IR_VERSION, GraphBuilder
+from export_tools.graph import IR_VERSION, GraphBuilder, native_path
 from export_tools.progress import Progress, SilentProgress
-from export_tools.quant import Int8Rows, QuantPlan, variant_spec
+from export_tools.quant import Int8Rows, QuantPlan, native_plan, variant_spec
 from export_tools.quant.rows import FloatArray
 from export_tools.samples import TOKENIZER_FILE, tokenize
 from export_tools.weights import Checkpoint
@@ -91,7 +91,15 @@ def build_variant(
     listener.begin(f"writing {variant}", source.total_bytes)
     directory = out / variant
     directory.mkdir(parents=True, exist_ok=True)
-    files, contract = _write(directory / "model.onnx", weights, spec.plan, facts, pooling)
+    path = directory / "model.onnx"
+    with GraphBuilder(path, "encoder", opset=OPSET) as graph:
+        contract = _emit(graph, weights, spec.plan, facts, pooling)
+        files = graph.save()
+    native = native_plan(spec.plan)
+    if native is not None:
+        with GraphBuilder(native_path(path), "encoder", opset=OPSET, over=graph) as second:
+            _emit(second, weights, native, facts, pooling)
+            files += second.save()
     return VariantDraft(
         name=variant,
         dtype=spec.dtype,
@@ -103,37 +111,40 @@ def build_variant(
         ir=IR_VERSION,
         cpu_features=spec.cpu_features,
         size_bytes=sum(file.stat().st_size for file in files),
+        native_graph=native_graph(variant, files),
     )
 
 
-def _write(
-    path: Path, weights: EncoderWeights, plan: QuantPlan, facts: EncoderFacts, pooling: Pooling
-) -> tuple[list[Path], EncoderContract]:
+def _emit(
+    graph: GraphBuilder,
+    weights: EncoderWeights,
+    plan: QuantPlan,
+    facts: EncoderFacts,
+    pooling: Pooling,
+) -> EncoderContract:
+    """Emit the whole graph; returns its contract."""
     classify = facts.task == "classify"
     first_only = classify or pooling.mode == "cls"
     config = weights.config
-    with GraphBuilder(path, "encoder", opset=OPSET) as graph:
-        ids, packing = declare_inputs(graph)
-        emit = EncoderGraph(graph, weights, plan)
-        x = emit.embeddings(ids, packing)
-        for index in range(config.layers):
-            last = index == config.layers - 1
-            x = emit.layer(index, x, packing, first_only=first_only and last)
-        if classify:
-            value, width = emit.classify(x), len(facts.labels)
-        else:
-            value, width = x if first_only else emit.pool(x, packing), config.hidden
-            value = emit.normalize(value) if pooling.normalize else value
-        graph.nodes("Identity", [value], ["output"])
-        graph.output("output", FLOAT, ["B", width])
-        files = graph.save()
-    contract = EncoderContract(
+    ids, packing = declare_inputs(graph)
+    emit = EncoderGraph(graph, weights, plan)
+    x = emit.embeddings(ids, packing)
+    for index in range(config.layers):
+        last = index == config.layers - 1
+        x = emit.layer(index, x, packing, first_only=first_only and last)
+    if classify:
+        value, width = emit.classify(x), len(facts.labels)
+    else:
+        value, width = x if first_only else emit.pool(x, packing), config.hidden
+        value = emit.normalize(value) if pooling.normalize else value
+    graph.nodes("Identity", [value], ["output"])
+    graph.output("output", FLOAT, ["B", width])
+    return EncoderContract(
         type="encoder-packed/1",
         width=width,
         pooling="none" if classify else pooling.mode,
         normalized=not classify and pooling.normalize,
     )
-    return files, contract
 
 
 def _peaks(

@@ -21,12 +21,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_runtime.bundle.manifest import EncoderGraph as EncoderContract
 from edge_runtime.errors import BundleError, UsageError
-from export_tools.draft import VariantDraft
+from export_tools.draft import VariantDraft, native_graph
 from export_tools.encoder.config import Task
 from export_tools.encoder.pooling import Pooling, read_pooling
-from export_tools.graph import IR_VERSION, GraphBuilder
+from export_tools.graph import IR_VERSION, GraphBuilder, native_path
 from export_tools.progress import Progress, SilentProgress
-from export_tools.quant import Activation, ArrayRows, QuantPlan, variant_spec
+from export_tools.quant import Activation, ArrayRows, QuantPlan, native_plan, variant_spec
 
 ONNXRUNTIME_FLOOR = "1.32.0"
 MIN_TABLE_ROWS = 256
@@ -58,15 +58,15 @@ def build_other(
     directory = out / variant
     directory.mkdir(parents=True, exist_ok=True)
     opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    with GraphBuilder(directory / "model.onnx", "encoder", opset=opset) as graph:
-        copy = _Copy(graph, spec.plan if spec.name != "fp32" else None)
-        value = copy.nodes(model.graph, _OUTPUTS[task])
-        if task == "embed":
-            value = _pool(graph, value, pooling)
-        graph.nodes("Identity", [value], ["output"])
-        width = _width(model.graph, _OUTPUTS[task])
-        graph.output("output", TensorProto.FLOAT, ["B", width])
+    path, width = directory / "model.onnx", _width(model.graph, _OUTPUTS[task])
+    with GraphBuilder(path, "encoder", opset=opset) as graph:
+        _emit(graph, model.graph, spec.plan if spec.name != "fp32" else None, task, pooling)
         files = graph.save()
+    native = native_plan(spec.plan)
+    if native is not None:
+        with GraphBuilder(native_path(path), "encoder", opset=opset, over=graph) as second:
+            _emit(second, model.graph, native, task, pooling)
+            files += second.save()
     return VariantDraft(
         name=variant,
         dtype=spec.dtype,
@@ -83,7 +83,23 @@ def build_other(
         ir=IR_VERSION,
         cpu_features=spec.cpu_features,
         size_bytes=sum(file.stat().st_size for file in files),
+        native_graph=native_graph(variant, files),
     )
+
+
+def _emit(
+    graph: GraphBuilder,
+    source: onnx.GraphProto,
+    plan: QuantPlan | None,
+    task: Task,
+    pooling: Pooling,
+) -> None:
+    """Copy the traced graph and append pooling."""
+    value = _Copy(graph, plan).nodes(source, _OUTPUTS[task])
+    if task == "embed":
+        value = _pool(graph, value, pooling)
+    graph.nodes("Identity", [value], ["output"])
+    graph.output("output", TensorProto.FLOAT, ["B", _width(source, _OUTPUTS[task])])
 
 
 def _trace(checkpoint: Path, directory: Path, task: Task) -> onnx.ModelProto:

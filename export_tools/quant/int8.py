@@ -53,6 +53,32 @@ class QuantizedRows:
     zero: str
 
 
+@dataclass(frozen=True, slots=True)
+class RowCodes:
+    """How the entries of a row become bytes: 0 is `zero`, the row's peak is `levels` above it.
+
+    Symmetric rows (zero 128) have the peak max|x|, one-sided ones max(max x, floor).
+    """
+
+    zero: int = 128
+    levels: int = 127
+    floor: float = 0.0
+
+
+def row_codes(x: Activation) -> RowCodes:
+    """The codes for rows of x, by what is known of its range."""
+    if x.lowest is None or x.row_scale is not None:
+        return RowCodes()
+    if not x.lowest:
+        return RowCodes(0, _levels(0))
+    floor = np.float32(-x.lowest * (255 - _BELOW) / _BELOW)
+    return RowCodes(_BELOW, _levels(_BELOW), float(floor))
+
+
+def _levels(zero: int) -> int:
+    return min(127, 255 - zero)
+
+
 def quantized_input(graph: GraphBuilder, x: Activation) -> QuantizedRows:
     """Emit the row-wise quantisation of x [T, K], once for all units that read it."""
     key = ("int8-rows", x.value, x.row_scale or "")
@@ -65,17 +91,15 @@ def quantized_input(graph: GraphBuilder, x: Activation) -> QuantizedRows:
 def _quantize(graph: GraphBuilder, x: Activation) -> QuantizedRows:
     base = f"{x.value}/q"
     last = graph.constant("last_axis", np.array([-1], np.int64))
-    if x.lowest is None or x.row_scale is not None:
-        step, zero = _grid(graph, 128)
+    codes = row_codes(x)
+    step, zero = _grid(graph, codes)
+    if codes.zero == 128:
         magnitude = graph.node("Abs", [x.value], f"{base}/abs")
         peak = graph.node("ReduceMax", [magnitude, last], f"{base}/peak", keepdims=1)
     else:
-        below = _BELOW if x.lowest else 0
-        step, zero = _grid(graph, below)
         peak = graph.node("ReduceMax", [x.value, last], f"{base}/top", keepdims=1)
-        if below:
-            least = np.array(-x.lowest * (255 - below) / below, np.float32)
-            floor = graph.constant(f"{base}/least", least)
+        if codes.floor:
+            floor = graph.constant(f"{base}/least", np.array(codes.floor, np.float32))
             peak = graph.node("Max", [peak, floor], f"{base}/peak")
     unit = graph.node("Div", [x.value, peak], f"{base}/unit")
     rows = graph.node("QuantizeLinear", [unit, step, zero], f"{base}/rows")
@@ -84,10 +108,10 @@ def _quantize(graph: GraphBuilder, x: Activation) -> QuantizedRows:
     return QuantizedRows(rows, peak, step, zero)
 
 
-def _grid(graph: GraphBuilder, zero: int) -> tuple[str, str]:
+def _grid(graph: GraphBuilder, codes: RowCodes) -> tuple[str, str]:
     """Step and zero point of rows whose largest entry was brought to 1."""
-    step = graph.constant(f"row_step/{zero}", np.array(1 / min(127, 255 - zero), np.float32))
-    return step, graph.constant(f"row_zero/{zero}", np.array(zero, np.uint8))
+    step = graph.constant(f"row_step/{codes.zero}", np.array(1 / codes.levels, np.float32))
+    return step, graph.constant(f"row_zero/{codes.zero}", np.array(codes.zero, np.uint8))
 
 
 @dataclass(frozen=True)

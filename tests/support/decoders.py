@@ -88,8 +88,13 @@ class GraphRunner:
     The buffers start full of nonsense: what a graph reads beyond a row's length shows.
     """
 
-    def __init__(self, graph: Path, slots: int, capacity: int) -> None:
+    def __init__(
+        self, graph: Path, slots: int, capacity: int, *, native: Path | None = None
+    ) -> None:
+        """`native`: the library of operators that a native graph needs."""
         options = ort.SessionOptions()
+        if native is not None:
+            options.register_custom_ops_library(str(native))
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self.session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

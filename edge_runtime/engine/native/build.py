@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 import shutil
-import subprocess  # noqa: S404 - runs the compiler
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence

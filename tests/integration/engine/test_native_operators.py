@@ -1,4 +1,4 @@
-"""The operators inside onnxruntime: right, refused when misused, and close to the portable graph."""
+"""The operators inside onnxruntime: right, refused when misused, close to the portable graph."""
 
 from __future__ import annotations
 

@@ -30,17 +30,15 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
     ("source", "reason"),
     [
         ("int other(void) { return 0; }", "another build"),
-        ('const char *edge_kernel_set(void) { return 0; }', "no AVX2"),
+        ("const char *edge_kernel_set(void) { return 0; }", "no AVX2"),
         (
-            'const char *edge_kernel_set(void) { return "x"; } '
-            "int edge_self_test(void) { return 3; }",
+            'const char *edge_kernel_set(void) { return "x"; }\n'
+            + "int edge_self_test(void) { return 3; }",
             "wrong on this processor (3 rows)",
         ),
     ],
 )
-def test_a_library_that_fails_its_test_is_refused(
-    tmp_path: Path, source: str, reason: str
-) -> None:
+def test_a_library_that_fails_its_test_is_refused(tmp_path: Path, source: str, reason: str) -> None:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("NOT TESTED: no C compiler on this machine")

@@ -105,9 +105,7 @@ def test_ties_go_to_even(native: Native, kernels: str) -> None:
 
 @pytest.mark.parametrize("m", [1, 3, 17])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_gating_is_silu_times_up(
-    native: Native, kernels: str, m: int, transposed: bool
-) -> None:
+def test_gating_is_silu_times_up(native: Native, kernels: str, m: int, transposed: bool) -> None:
     rng = np.random.default_rng(m)
     x, gate, scale, bias = make(rng, m, 96, 70)
     _, up, up_scale, up_bias = make(rng, m, 96, 70)
@@ -127,7 +125,12 @@ def test_gating_is_silu_times_up(
 
 
 @settings(max_examples=25, deadline=None)
-@given(shape=shapes, seed=seeds, zero=st.sampled_from([0, 64, 100]), levels=st.sampled_from([127, 191, 255]))
+@given(
+    shape=shapes,
+    seed=seeds,
+    zero=st.sampled_from([0, 64, 100]),
+    levels=st.sampled_from([127, 191, 255]),
+)
 def test_one_sided_rows_equal_the_stated_arithmetic(
     native: Native, kernels: str, shape: tuple[int, int, int], seed: int, zero: int, levels: int
 ) -> None:
@@ -207,7 +210,5 @@ def test_many_layers_leave_nothing_behind(native: Native) -> None:
     for turn in range(30):
         x, weights, scale, _ = make(rng, 2, 64 + turn, 64)
         with native.layer(weights, scale) as layer:
-            np.testing.assert_array_equal(
-                native.run(layer, x, 64), expected(x, weights, scale)
-            )
+            np.testing.assert_array_equal(native.run(layer, x, 64), expected(x, weights, scale))
     assert native.held() == before
