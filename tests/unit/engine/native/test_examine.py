@@ -12,6 +12,12 @@ from edge_runtime.engine import native
 from edge_runtime.engine.native import build
 
 
+ANSWERS_WRONG = """
+const char *edge_kernel_set(void) { return "x"; }
+int edge_self_test(void) { return 3; }
+"""
+
+
 def test_no_library_says_so(tmp_path: Path) -> None:
     verdict = native.examine(tmp_path / "librow.so")
     assert verdict.path is None
@@ -32,8 +38,7 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
         ("int other(void) { return 0; }", "another build"),
         ("const char *edge_kernel_set(void) { return 0; }", "no AVX2"),
         (
-            'const char *edge_kernel_set(void) { return "x"; }\n'
-            + "int edge_self_test(void) { return 3; }",
+            ANSWERS_WRONG,
             "wrong on this processor (3 rows)",
         ),
     ],
