@@ -11,7 +11,6 @@ import pytest
 from edge_runtime.engine import native
 from edge_runtime.engine.native import build
 
-
 ANSWERS_WRONG = """
 const char *edge_kernel_set(void) { return "x"; }
 int edge_self_test(void) { return 3; }
