@@ -197,6 +197,12 @@ class EngineSettings(_Section):
         default=False,
         description="Let idle threads spin: a little faster, and a core burnt while idle.",
     )
+    native_kernels: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Run INT8 bundles through the daemon's own operators. `auto`: where this "
+        "processor runs them and has no AMX, which onnxruntime uses better; `on`: refuse bundles "
+        "that cannot; `off`: the portable graph everywhere.",
+    )
     inter_token_target_ms: float = Field(
         100.0,
         gt=0,

@@ -24,10 +24,12 @@ from edge_runtime.bundle.canonical import canonical_bytes
 from edge_runtime.bundle.manifest import SCHEMA, Manifest
 from edge_runtime.bundle.pack import pack
 from edge_runtime.core import Kind
+from edge_runtime.engine.offline import self_check
 from edge_runtime.errors import BundleError, UsageError
 from export_tools import decoder
 from export_tools.decoder.config import ARCHITECTURES, parse_config, read_config
 from export_tools.draft import VariantDraft
+from export_tools.golden import GoldenInput, golden_sections
 from export_tools.metadata import CheckpointMetadata
 from export_tools.progress import Progress, SilentProgress
 from export_tools.quant import variant_spec
@@ -64,6 +66,7 @@ class Identity:
 class Request:
     """What to export. `task` is for encoders: embed or classify (default: by the checkpoint).
     `max_context` caps a decoder's context in tokens. `limits` replace limits of the gate by name.
+    `golden` are inputs whose answers every box must give; `max_output_tokens` caps answers.
     """
 
     checkpoint: Path
@@ -73,6 +76,8 @@ class Request:
     task: Task | None = None
     max_context: int | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+    golden: Sequence[GoldenInput] = ()
+    max_output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +112,19 @@ def build(
         drafts = [_export(request, directory, name, listener) for name in request.variants]
         gates = {draft.name: check(request.checkpoint, directory, draft) for draft in drafts}
         document = _manifest(request, model, drafts, gates)
-        document.update(_sections(metadata, model.kind, directory))
+        tokenizer = metadata.copy_tokenizer(directory)
+        document["tokenizer"] = tokenizer.model_dump(mode="json")
+        document.update(_generate_sections(request, metadata, model.kind, directory))
+        document["golden"] = golden_sections(
+            model.kind,
+            request.golden,
+            directory,
+            draft=drafts[0],
+            tokenizer=tokenizer,
+            context=model.context,
+        )
         manifest = pack(directory, document)
+        self_check(directory, manifest)
         directory.rename(request.out)
     return manifest
 
@@ -210,14 +226,16 @@ def _manifest(
     }
 
 
-def _sections(metadata: CheckpointMetadata, kind: Kind, directory: Path) -> dict[str, object]:
-    """Tokenizer, chat template and sampling; copies the files they name into the bundle."""
-    sections: dict[str, object] = {
-        "tokenizer": metadata.copy_tokenizer(directory).model_dump(mode="json")
-    }
+def _generate_sections(
+    request: Request, metadata: CheckpointMetadata, kind: Kind, directory: Path
+) -> dict[str, object]:
+    """Chat template and sampling of a generator; copies the template into the bundle."""
     if kind is not Kind.GENERATE:
-        return sections
-    sections["sampling"] = metadata.sampling().model_dump(mode="json")
+        return {}
+    sampling = metadata.sampling().model_copy(
+        update={"max_output_tokens": request.max_output_tokens}
+    )
+    sections: dict[str, object] = {"sampling": sampling.model_dump(mode="json")}
     template = metadata.copy_template(directory)
     if template is not None:
         sections["chat_template"] = template.model_dump(mode="json")

@@ -88,9 +88,9 @@ class CheckpointMetadata:
         )
 
     def sampling(self) -> Sampling:
-        """Defaults the model's authors chose; none when they chose greedy decoding."""
+        """Defaults the model's authors chose; temperature 0 when they chose greedy decoding."""
         if self._generation.get("do_sample") is False:
-            return Sampling()
+            return Sampling(defaults={"temperature": 0.0})
         stated = {name: self._generation.get(name) for name in _SAMPLING}
         numbers = {
             name: float(value)

@@ -101,6 +101,8 @@ def _from_recipe(
         task=overrides.task or TASKS.get(recipe.kind),
         max_context=overrides.max_context or recipe.max_context,
         limits=recipe.gate,
+        golden=recipe.golden,
+        max_output_tokens=recipe.max_output_tokens,
     )
 
 

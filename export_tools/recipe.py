@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_runtime.bundle.manifest import Name, Sha256
 from edge_runtime.errors import BundleError, TransportError, UsageError
+from export_tools.golden import GoldenInput
 
 RECIPE_FILE = "recipe.toml"
 
@@ -61,7 +62,9 @@ class Recipe(_Table):
     release: int = Field(1, ge=1)
     variants: tuple[str, ...] = ("int8",)
     max_context: int | None = Field(None, gt=0)
+    max_output_tokens: int | None = Field(None, gt=0)
     gate: dict[str, float] = Field(default_factory=dict)
+    golden: tuple[GoldenInput, ...] = ()
     train: dict[str, Any] | None = None
 
     @property

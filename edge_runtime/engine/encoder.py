@@ -47,6 +47,7 @@ class EncoderSession:
         threads: int,
         pad_token_id: int = 0,
         spinning: bool = False,
+        native: bool = False,
         max_run_tokens: int = MAX_RUN_TOKENS,
     ) -> None:
         """Load the graph. Raises `BundleError` when it does not keep its contract."""
@@ -54,7 +55,7 @@ class EncoderSession:
         self._max_len = max_len
         self._max_run_tokens = max(max_run_tokens, max_len)
         self._pad_token_id = pad_token_id
-        self._session = make_session(graph, threads=threads, spinning=spinning)
+        self._session = make_session(graph, threads=threads, spinning=spinning, native=native)
         found = {item.name for item in self._session.get_inputs()}
         if found != set(_INPUTS[contract.type]):
             raise BundleError(

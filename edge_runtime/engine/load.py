@@ -20,11 +20,12 @@ from edge_runtime.bundle.digests import bundle_digest, model_digest
 from edge_runtime.bundle.manifest import DecoderGraph, EncoderGraph, Golden, Manifest, Variant
 from edge_runtime.config import Settings
 from edge_runtime.core import FloatArray, GenerateRequest, Kind, ModelInfo, SamplingParams
-from edge_runtime.engine.cpu import missing_features, usable_cpus
+from edge_runtime.engine.cpu import cpu_features, missing_features, usable_cpus
 from edge_runtime.engine.decode_worker import DecodeWorker, Deliver, Event
 from edge_runtime.engine.decoder import DecoderSession
 from edge_runtime.engine.encode_worker import EncodeWorker
 from edge_runtime.engine.encoder import MAX_RUN_TOKENS, EncoderSession
+from edge_runtime.engine.native import library_path
 from edge_runtime.engine.text import Codec, TextStream
 from edge_runtime.errors import BundleError
 from edge_runtime.metrics import EngineObserver, NullObserver
@@ -42,10 +43,13 @@ class _Choice:
     variant: Variant
     settings: Settings
     info: ModelInfo
+    native: bool
 
     @property
     def graph(self) -> Path:
-        return self.directory / self.variant.graph
+        path = self.variant.native_graph if self.native else self.variant.graph
+        assert path is not None
+        return self.directory / path
 
     @property
     def threads(self) -> int:
@@ -75,10 +79,11 @@ def load_model(
     run on this box or answers wrong, `EngineError` when the machine fails.
     """
     variant = _choose_variant(manifest, settings)
-    _check_box(manifest, variant)
+    native = _choose_native(manifest, variant, settings.engine.native_kernels)
+    _check_box(manifest, variant, native=native)
     codec = Codec(directory, manifest)
     info = _info(manifest, variant, settings, codec)
-    choice = _Choice(directory, manifest, variant, settings, info)
+    choice = _Choice(directory, manifest, variant, settings, info, native)
     worker: DecodeWorker | EncodeWorker
     if isinstance(variant.contract, DecoderGraph):
         worker = _decode_worker(choice, variant.contract, codec)
@@ -106,7 +111,22 @@ def _choose_variant(manifest: Manifest, settings: Settings) -> Variant:
     return manifest.variant(default if default in names else names[0])
 
 
-def _check_box(manifest: Manifest, variant: Variant) -> None:
+def _choose_native(manifest: Manifest, variant: Variant, wish: str) -> bool:
+    """Whether to run the native graph; see `engine.native_kernels`."""
+    if wish == "off" or (wish == "auto" and "amx_int8" in cpu_features()):
+        return False
+    usable = variant.native_graph is not None and library_path() is not None
+    if wish == "on" and not usable:
+        lacks = "bundle brings no native graph" if variant.native_graph is None else "box cannot"
+        raise BundleError(
+            manifest.name,
+            f"variant {variant.name} cannot run on the native kernels (the {lacks}); "
+            "set engine.native_kernels to auto",
+        )
+    return usable
+
+
+def _check_box(manifest: Manifest, variant: Variant, *, native: bool) -> None:
     floor = tuple(int(part) for part in variant.onnxruntime_floor.split(".")[:2])
     have = tuple(int(part) for part in ort.__version__.split(".")[:2])
     if have < floor:
@@ -115,7 +135,9 @@ def _check_box(manifest: Manifest, variant: Variant) -> None:
             f"variant {variant.name} needs onnxruntime {variant.onnxruntime_floor}, this box has "
             f"{ort.__version__}; update the runtime first",
         )
-    missing = missing_features(variant.cpu_features)
+    # The native kernels are exact on every processor that runs them at all.
+    needed = [name for name in variant.cpu_features if not (native and name == "vnni")]
+    missing = missing_features(needed)
     if missing:
         raise BundleError(
             manifest.name,
@@ -170,6 +192,7 @@ def _decode_worker(choice: _Choice, contract: DecoderGraph, codec: Codec) -> Dec
         max_chunk=limits.max_chunk_tokens,
         threads=choice.threads,
         spinning=engine.allow_spinning,
+        native=choice.native,
     )
     return DecodeWorker(
         model=manifest.name,
@@ -193,6 +216,7 @@ def _encode_worker(choice: _Choice, contract: EncoderGraph) -> EncodeWorker:
         threads=choice.threads,
         pad_token_id=manifest.tokenizer.pad_token_id or 0,
         spinning=engine.allow_spinning,
+        native=choice.native,
         max_run_tokens=max(MAX_RUN_TOKENS, engine.encoder_batch_tokens),
     )
     return EncodeWorker(

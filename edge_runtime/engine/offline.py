@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
-from edge_runtime.bundle.manifest import DecoderGraph, EncoderGraph
+from edge_runtime.bundle.manifest import DecoderGraph, EncoderGraph, Manifest
+from edge_runtime.config import ModelSettings, ModelsSettings, Settings
+from edge_runtime.core import FloatArray
 from edge_runtime.engine.decoder import DecoderSession
 from edge_runtime.engine.encoder import EncoderSession, packed_feeds, padded_feeds
+from edge_runtime.engine.load import load_model
 from edge_runtime.engine.session import engine_errors, make_session, usable_cpus
+from edge_runtime.metrics import NullObserver
 
 __all__ = [
+    "embed_texts",
+    "self_check",
     "DecoderSession",
     "EncoderSession",
     "GraphRunner",
@@ -87,3 +94,24 @@ def open_decoder(
         max_chunk=max_chunk,
         threads=threads or usable_cpus(),
     )
+
+
+def embed_texts(session: EncoderSession, tokenizer: Path, texts: Sequence[str]) -> FloatArray:
+    """Outputs for a few texts, float32 [len(texts), width], special tokens added."""
+    codec = Tokenizer.from_file(str(tokenizer))
+    codec.no_padding()
+    codec.no_truncation()
+    return session.run([codec.encode(text).ids[: session.max_len] for text in texts])
+
+
+def self_check(directory: Path, manifest: Manifest) -> None:
+    """Load every variant as the daemon would and hold its golden answers.
+
+    Raises `BundleError` when one does not load or answers wrong.
+    """
+    for variant in manifest.variants:
+        options = {manifest.name: ModelSettings(variant=variant.name, slots=1)}
+        settings = Settings(models=ModelsSettings(options=options))
+        load_model(
+            directory, manifest, settings, deliver=lambda events: None, observer=NullObserver()
+        )
