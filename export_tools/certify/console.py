@@ -26,11 +26,12 @@ def lines(result: Certification, request: CertifyRequest) -> list[str]:
         found.append(_why(result))
         return found
     bound = upper_bound(certificate.k, certificate.n, certificate.delta)
+    score = certificate.score.name
     found += [
         f"{request.out}: {certificate.task}, {promise}",
-        f"keeps {certificate.coverage:.1%}: {certificate.score.name} >= {certificate.threshold:.6f}",
+        f"keeps {certificate.coverage:.1%}: {score} >= {certificate.threshold:.6f}",
         f"calibrated on {certificate.traffic}: AUROC {certificate.auroc:.3f}",
-        f"{certificate.k} wrong of {certificate.n} kept, bound {bound:.2%}, {len(walk.steps)} tests",
+        f"{certificate.k} wrong of {certificate.n}, bound {bound:.2%}, {len(walk.steps)} looks",
     ]
     if result.report is not None:
         report = result.report
