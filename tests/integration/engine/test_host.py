@@ -197,6 +197,17 @@ async def test_n_answers_with_a_seed_are_n_and_repeat(daemon: Daemon) -> None:
     assert first["usage"]["completion_tokens"] == 24
 
 
+async def test_many_answers_to_one_prompt_wait_for_slots(daemon: Daemon) -> None:
+    body = {"temperature": 1.5, "max_tokens": 4, "ignore_eos": True}
+    answer = await daemon.complete("tell me", n=40, **body)
+    assert [choice["index"] for choice in answer["choices"]] == list(range(40))
+    assert answer["usage"]["completion_tokens"] == 160
+    status, refused = await daemon.post(
+        "/v1/completions", model="tiny", prompt="tell me", n=100, **body
+    )
+    assert (status, refused["error"]["param"]) == (400, "n")
+
+
 async def test_a_client_that_leaves_frees_its_slot_within_a_step(daemon: Daemon) -> None:
     worker = daemon.worker()
     step, steps = worker.decoder.step, 0
