@@ -21,6 +21,7 @@ from edge_runtime import __version__
 from edge_runtime.config import Settings
 from edge_runtime.config_file import load_settings, settings_toml
 from edge_runtime.errors import BundleError, EdgeError
+from edge_runtime.ledger.cli import register as register_ledger
 
 if TYPE_CHECKING:
     from edge_runtime.bundle.activation import Committed, Loader, Refused
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at settings before the daemon does.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+register_ledger(app)
 
 ConfigFile = Annotated[
     Path | None,
