@@ -194,8 +194,9 @@ class EngineSettings(_Section):
         description="Threads of a model run; 0 takes the cores this process may really use.",
     )
     allow_spinning: bool = Field(
-        default=False,
-        description="Let idle threads spin: a little faster, and a core burnt while idle.",
+        default=True,
+        description="Let threads spin between the operators of one model run, never between "
+        "runs: 10 to 20 percent faster steps; turn it off where other work needs the cores more.",
     )
     native_kernels: Literal["auto", "on", "off"] = Field(
         "auto",

@@ -23,15 +23,15 @@ from edge_runtime.engine.session import engine_errors, make_session, usable_cpus
 from edge_runtime.metrics import NullObserver
 
 __all__ = [
-    "embed_texts",
-    "self_check",
     "DecoderSession",
     "EncoderSession",
     "GraphRunner",
+    "embed_texts",
     "open_decoder",
     "open_encoder",
     "packed_feeds",
     "padded_feeds",
+    "self_check",
 ]
 
 
