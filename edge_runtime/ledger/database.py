@@ -118,12 +118,15 @@ def _connect(uri: str) -> sqlite3.Connection:
 def _create(path: Path) -> None:
     """Make the file, so that SQLite does not choose its mode, and make its name durable."""
     try:
+        made = [one for one in (path.parent, *path.parent.parents) if not one.exists()]
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        # A folder's name is durable once the folder that holds it was fsynced.
+        for folder in (path.parent, *(one.parent for one in made)):
+            directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a file the daemon may write") from error
