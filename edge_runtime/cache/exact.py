@@ -9,8 +9,9 @@ Rules
 - Losing the cache loses no data. So commits are not fsynced (synchronous NORMAL), and a file
   that is damaged is made anew. What was purged stays purged after a crash all the same: purges
   commit with fsync.
-- Uses are remembered in memory and written with the next answer kept, every so many lookups, or
-  at close: a lookup writes nothing.
+- A lookup writes nothing. Uses are remembered in memory and written with the next answers kept,
+  256 at a time, and at close. So with more than that between two answers kept, "least recently"
+  is approximate; past 65,536 the oldest uses are forgotten.
 
 Calls take tens of microseconds and may be made on the event loop; `keep` some hundred. The cache
 may be shared by threads of one process; one process per file.
@@ -19,6 +20,7 @@ may be shared by threads of one process; one process per file.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 import threading
 import time
@@ -41,7 +43,8 @@ from edge_runtime.cache.file import open_file
 from edge_runtime.cache.key import Question, cache_key
 from edge_runtime.cache.policy import Use
 
-USES_AT_ONCE = 4096
+USES_AT_ONCE = 256
+USES_REMEMBERED = 65_536
 
 
 def wall_clock_s() -> int:
@@ -99,10 +102,10 @@ class ExactCache:
             if epoch != self._epoch or not fresh_enough(age_s, expires_s - kept_s, use):
                 return ticket
             self._use += 1
+            self._uses.pop(entry, None)  # so that the dict stays in the order of last use
             self._uses[entry] = self._use
-            if len(self._uses) >= USES_AT_ONCE:
-                with self._transaction():
-                    pass
+            if len(self._uses) > USES_REMEMBERED:
+                del self._uses[next(iter(self._uses))]
         try:
             return Hit(decode(data), max(age_s, 0))
         except ValueError:
@@ -166,7 +169,7 @@ class ExactCache:
     def close(self) -> None:
         """Write what is remembered and close the file."""
         with self._lock:
-            with self._transaction():
+            with self._transaction(uses=USES_REMEMBERED):
                 pass
             self._connection.close()
 
@@ -182,16 +185,18 @@ class ExactCache:
         self.close()
 
     @contextlib.contextmanager
-    def _transaction(self, *, durable: bool = False) -> Iterator[None]:
+    def _transaction(self, *, durable: bool = False, uses: int = USES_AT_ONCE) -> Iterator[None]:
         """One transaction that first writes the uses remembered so far."""
         if durable:
             self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            uses, self._uses = self._uses, {}
+            some = list(itertools.islice(self._uses.items(), uses))
+            for entry, _ in some:
+                del self._uses[entry]
             self._connection.executemany(
                 "UPDATE entries SET used = ? WHERE entry = ?",
-                [(used, entry) for entry, used in uses.items()],
+                [(used, entry) for entry, used in some],
             )
             yield
         except BaseException:

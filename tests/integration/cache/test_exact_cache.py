@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from edge_runtime.cache import exact
 from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.contract import CacheLimits, ExactCacheLike, Hit, Ticket
 from edge_runtime.cache.exact import USES_AT_ONCE, ExactCache
@@ -298,14 +299,22 @@ def test_a_damaged_answer_is_dropped(tmp_path: Path, clock: Clock) -> None:
         assert put(cache, "one")
 
 
-def test_uses_are_written_now_and_then(tmp_path: Path, clock: Clock) -> None:
-    limits = CacheLimits(max_bytes=64 << 20, max_entry_bytes=1 << 20)
-    with ExactCache.open(tmp_path / "cache.db", limits=limits, clock=clock) as cache:
+def test_uses_are_written_a_few_at_a_time(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExactCache.open(tmp_path / "cache.db", clock=clock) as cache:
         cache._connection.execute("PRAGMA synchronous = OFF")
-        put(cache, "one")
-        cache._uses = dict.fromkeys(range(10**6, 10**6 + USES_AT_ONCE - 1), 1)
-        assert got(cache, "one") == "one"
-        assert cache._uses == {}
+        for number in range(USES_AT_ONCE + 5):
+            put(cache, f"{number}")
+        for number in range(USES_AT_ONCE + 5):
+            got(cache, f"{number}")
+        assert len(cache._uses) == USES_AT_ONCE + 5
+        put(cache, "one more")
+        assert len(cache._uses) == 5
+        monkeypatch.setattr(exact, "USES_REMEMBERED", 3)
+        for number in range(10):
+            got(cache, f"{number}")
+        assert len(cache._uses) == 5
 
 
 def test_threads_share_it(tmp_path: Path) -> None:
