@@ -48,7 +48,7 @@ def reference(
     for token in order:
         kept.append(token)
         mass += weights[token]
-        if mass >= top_p:
+        if top_p < 1.0 and mass >= top_p:
             break
     floor = min_p * weights.max()
     out = np.zeros(len(logits))
