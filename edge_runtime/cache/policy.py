@@ -2,7 +2,7 @@
 
 Rules
 - Kept are answers that a repetition would give again: temperature 0, or a fixed seed; and those
-  the caller declared cacheable with `x-edge-cache: allow`.
+  the caller declared cacheable.
 - `Cache-Control: no-store` neither reads nor keeps; `no-cache` does not read but keeps the fresh
   answer; `max-age=S` takes only answers that young and keeps the fresh one no longer;
   `only-if-cached` is for the caller to honour: see `Use.only_if_cached`.
