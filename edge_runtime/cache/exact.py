@@ -10,7 +10,7 @@ Rules
   that is damaged is made anew. What was purged stays purged after a crash all the same: purges
   commit with fsync.
 - A lookup writes nothing. Uses are remembered in memory and written with the next answers kept,
-  256 at a time, and at close. So with more than that between two answers kept, "least recently"
+  64 at a time, and at close. So with more than that between two answers kept, "least recently"
   is approximate; past 65,536 the oldest uses are forgotten.
 
 Calls take tens of microseconds and may be made on the event loop; `keep` some hundred. The cache
@@ -43,8 +43,12 @@ from edge_runtime.cache.file import open_file
 from edge_runtime.cache.key import Question, cache_key
 from edge_runtime.cache.policy import Use
 
-USES_AT_ONCE = 256
+USES_AT_ONCE = 64
 USES_REMEMBERED = 65_536
+
+_ENDED = "SELECT entry, bytes FROM entries WHERE expires_s <= ? ORDER BY expires_s, entry LIMIT 256"
+_OUTDATED = "SELECT entry, bytes FROM entries WHERE epoch < ? ORDER BY epoch, entry LIMIT 256"
+_LEAST_USED = "SELECT entry, bytes FROM entries ORDER BY used LIMIT 256"
 
 
 def wall_clock_s() -> int:
@@ -237,22 +241,25 @@ class ExactCache:
         return self._connection.execute(statement, values).rowcount
 
     def _evict(self, room: int) -> None:
-        """Make room: first what may not be served any more, then what was used longest ago."""
-        held = self._held()
-        if held + room <= self._limits.max_bytes:
-            return
-        self._connection.execute("DELETE FROM entries WHERE expires_s <= ?", (self._clock(),))
-        self._connection.execute("DELETE FROM entries WHERE epoch <> ?", (self._epoch,))
-        while (over := self._held() + room - self._limits.max_bytes) > 0:
-            oldest = []
-            for entry, size in self._connection.execute(
-                "SELECT entry, bytes FROM entries ORDER BY used LIMIT 256"
-            ):
-                oldest.append((entry,))
-                over -= size
-                if over <= 0:
+        """Make room: first what may not be served any more, then what was used longest ago.
+
+        No more goes than must: much may end at once, and dropping it all would take long.
+        """
+        for statement, values in (
+            (_ENDED, [self._clock()]),
+            (_OUTDATED, [self._epoch]),
+            (_LEAST_USED, []),
+        ):
+            while (over := self._held() + room - self._limits.max_bytes) > 0:
+                gone = []
+                for entry, size in self._connection.execute(statement, values):
+                    gone.append((entry,))
+                    over -= size
+                    if over <= 0:
+                        break
+                if not gone:
                     break
-            self._connection.executemany("DELETE FROM entries WHERE entry = ?", oldest)
+                self._connection.executemany("DELETE FROM entries WHERE entry = ?", gone)
 
     def _held(self) -> int:
         (held,) = self._connection.execute("SELECT bytes FROM state").fetchone()

@@ -27,6 +27,7 @@ CREATE TABLE entries (
 CREATE INDEX entries_by_use ON entries (used);
 CREATE INDEX entries_by_tenant ON entries (tenant);
 CREATE INDEX entries_by_model ON entries (model_digest);
+CREATE INDEX entries_by_epoch ON entries (epoch);
 CREATE INDEX entries_by_expiry ON entries (expires_s);
 CREATE TABLE tags (
     tag TEXT NOT NULL,

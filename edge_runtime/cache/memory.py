@@ -29,6 +29,7 @@ class _Entry:
     kept_s: int
     ttl_s: int
     size: int
+    number: int
 
 
 @dataclass
@@ -38,6 +39,7 @@ class MemoryCache:
     clock: Callable[[], int]
     limits: CacheLimits = field(default_factory=CacheLimits)
     _entries: OrderedDict[bytes, _Entry] = field(default_factory=OrderedDict)
+    _made: int = 0
     _generation: int = 0
     _epoch: int = 1
 
@@ -66,8 +68,16 @@ class MemoryCache:
             return False
         self._entries.pop(ticket.key, None)
         self._evict(size)
+        self._made += 1
         self._entries[ticket.key] = _Entry(
-            ticket.question, data, answer.tags, self._epoch, self.clock(), use.ttl_s, size
+            ticket.question,
+            data,
+            answer.tags,
+            self._epoch,
+            self.clock(),
+            use.ttl_s,
+            size,
+            self._made,
         )
         return True
 
@@ -105,12 +115,16 @@ class MemoryCache:
         return CacheSize(len(self._entries), held, self._epoch)
 
     def _evict(self, room: int) -> None:
-        held = self.size().bytes
-        if held + room <= self.limits.max_bytes:
-            return
         now = self.clock()
-        for name, entry in list(self._entries.items()):
-            if now >= entry.kept_s + entry.ttl_s or entry.epoch != self._epoch:
-                held -= self._entries.pop(name).size
-        while held + room > self.limits.max_bytes:
-            held -= self._entries.popitem(last=False)[1].size
+        over = self.size().bytes + room - self.limits.max_bytes
+        entries = self._entries.items()
+        ended = [(one.kept_s + one.ttl_s, one.number, key) for key, one in entries]
+        outdated = [(one.epoch, one.number, key) for key, one in entries]
+        order = [key for at, _, key in sorted(ended) if at <= now]
+        order += [key for epoch, _, key in sorted(outdated) if epoch < self._epoch]
+        order += list(self._entries)  # in the order of last use
+        for key in order:
+            if over <= 0:
+                return
+            if key in self._entries:
+                over -= self._entries.pop(key).size

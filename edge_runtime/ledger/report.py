@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from statistics import NormalDist
 from typing import Self
 
@@ -125,16 +126,16 @@ class Savings:
 
 @dataclass(slots=True)
 class RatioMoments:
-    """Running sums for the ratio of two totals over independent pairs."""
+    """Running sums for the ratio of two totals over independent pairs; integers, so exact."""
 
     count: int = 0
-    top: float = 0.0
-    bottom: float = 0.0
-    top_top: float = 0.0
-    top_bottom: float = 0.0
-    bottom_bottom: float = 0.0
+    top: int = 0
+    bottom: int = 0
+    top_top: int = 0
+    top_bottom: int = 0
+    bottom_bottom: int = 0
 
-    def add(self, top: float, bottom: float) -> None:
+    def add(self, top: int, bottom: int) -> None:
         """One more pair."""
         self.count += 1
         self.top += top
@@ -150,10 +151,14 @@ class RatioMoments:
         """
         if self.count < 2 or not self.bottom:
             return None
-        ratio = self.top / self.bottom
-        squares = self.top_top - 2 * ratio * self.top_bottom + ratio**2 * self.bottom_bottom
-        spread = max(squares, 0.0) * self.count / (self.count - 1)
-        return math.sqrt(spread) / abs(self.bottom)
+        # The sum of squares times bottom**2: as floats its terms would cancel each other out.
+        squares = (
+            self.top_top * self.bottom**2
+            - 2 * self.top * self.bottom * self.top_bottom
+            + self.top**2 * self.bottom_bottom
+        )
+        variance = Fraction(squares * self.count, (self.count - 1) * self.bottom**4)
+        return math.sqrt(variance)
 
 
 def savings(

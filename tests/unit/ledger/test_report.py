@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -78,9 +79,9 @@ def test_the_running_sums_are_the_formula(pairs: list[tuple[int, int]]) -> None:
     for one, two in pairs:
         moments.add(one, two)
     top, bottom, count = sum(a for a, _ in pairs), sum(b for _, b in pairs), len(pairs)
-    squares = sum((a - top / bottom * b) ** 2 for a, b in pairs)
+    squares = sum((a - Fraction(top, bottom) * b) ** 2 for a, b in pairs)
     expected = math.sqrt(squares * count / (count - 1)) / bottom
-    assert moments.standard_error() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert moments.standard_error() == pytest.approx(expected)
 
 
 def test_one_task_has_no_spread() -> None:
