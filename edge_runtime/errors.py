@@ -36,10 +36,14 @@ class CapacityError(EdgeError):
     """The box cannot take the request now.
 
     `status` is 429 when the caller should slow down and 503 when the box is not ready.
+    `reason` is the label of the metric that counts it.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float, status: int = 429) -> None:
+    def __init__(
+        self, message: str, *, retry_after_s: float, status: int = 429, reason: str = "not_ready"
+    ) -> None:
         super().__init__(message)
+        self.reason = reason
         self.retry_after_s = retry_after_s
         self.status = status
 

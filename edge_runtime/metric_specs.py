@@ -91,7 +91,8 @@ SPECS: tuple[MetricSpec, ...] = (
         "edge_rejected_total",
         "requests",
         ("model", "reason"),
-        "Requests that were not admitted, by the reason admission gave.",
+        "Requests that were not admitted or waited past their deadline: `concurrent_requests`, "
+        "`queue_full`, `wait_too_long`, `deadline`.",
     ),
     _gauge("edge_queue_depth", "sequences", ("model",), "Sequences that wait for a slot."),
     _histogram(

@@ -23,7 +23,7 @@ from edge_runtime.core import (
     TokenEvent,
 )
 from edge_runtime.engine.sampler import Sampled, SamplerState, sample
-from edge_runtime.errors import EdgeError, EngineError
+from edge_runtime.errors import CapacityError, EdgeError, EngineError
 from edge_runtime.metrics import EngineObserver
 from edge_runtime.scheduler.decode import (
     DecodeLimits,
@@ -98,7 +98,11 @@ class DecodeWorker:
                 raise self._closed
             if request.request_id in self._jobs:
                 raise ValueError(f"request {request.request_id} is queued already")
-            sequence = self.scheduler.submit(request, self.clock())
+            try:
+                sequence = self.scheduler.submit(request, self.clock())
+            except CapacityError as error:
+                self.observer.observe_rejected(self.model, error.reason)
+                raise
             self._jobs[request.request_id] = _Job(sequence, sampler, text)
         self._report_load()
 
@@ -116,7 +120,7 @@ class DecodeWorker:
     def turn(self) -> bool:
         """Run one step. False when there was nothing to do."""
         with self._lock:
-            events = self._drop_cancelled()
+            events = self._drop_cancelled() + self._drop_expired()
             planned = self.scheduler.plan()
         if planned is None:
             self._hand_over(events)
@@ -222,6 +226,15 @@ class DecodeWorker:
         self._cancelled.clear()
         if not self._jobs:
             self.scheduler.check_integrity()
+        return events
+
+    def _drop_expired(self) -> list[Event]:
+        """End what waited past its deadline: its caller has given up by now."""
+        events = []
+        for sequence in self.scheduler.expired(self.clock()):
+            self.observer.observe_rejected(self.model, "deadline")
+            event = TokenEvent(None, "", finish_reason=FinishReason.CANCELLED)
+            events.append(self._end(self._jobs[sequence.request.request_id], event))
         return events
 
     def _fail(self, planned: Planned, message: str) -> list[Event]:

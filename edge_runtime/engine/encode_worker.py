@@ -76,9 +76,11 @@ class EncodeWorker:
                 raise self._closed
             if self._waiting_tokens and self._waiting_tokens + tokens > self.max_waiting_tokens:
                 wait_s = self.cost.step_ms(self._waiting_tokens) / 1000.0
+                self.observer.observe_rejected(self.model, "queue_full")
                 raise CapacityError(
                     f"{self._waiting_tokens} encoder tokens wait already; retry later",
                     retry_after_s=max(1.0, wait_s),
+                    reason="queue_full",
                 )
             self._waiting.extend((job, index) for index in range(len(inputs)))
             self._waiting_tokens += tokens

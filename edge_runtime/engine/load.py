@@ -240,6 +240,12 @@ def _check_generate(manifest: Manifest, worker: DecodeWorker, codec: Codec) -> N
         else:
             prompt = codec.encode(golden.input, add_special_tokens=True)
         room = worker.limits.max_len - len(prompt)
+        if room < 1:
+            raise BundleError(
+                manifest.name,
+                f"golden input {golden.input!r} has {len(prompt)} tokens and the context is "
+                f"{worker.limits.max_len}; raise models.options.{manifest.name}.context_tokens",
+            )
         expected = codec.encode(str(golden.answer), add_special_tokens=False)
         answer = _generate(worker, prompt, max_tokens=max(1, min(room, len(expected) + 8)))
         if answer != golden.answer:
@@ -275,7 +281,9 @@ def _check_encode(manifest: Manifest, worker: EncodeWorker, codec: Codec) -> Non
         else:
             wanted = np.asarray(golden.answer, np.float32)
             answer = [round(float(value), 5) for value in row[: len(wanted)]]
-            right = bool(np.abs(row[: len(wanted)] - wanted).max() <= golden.tolerance)
+            right = len(wanted) <= len(row) and bool(
+                np.abs(row[: len(wanted)] - wanted).max() <= golden.tolerance
+            )
         if not right:
             raise _wrong_answer(manifest, golden, answer)
 

@@ -20,9 +20,11 @@ from edge_runtime.engine.decoder import DecoderSession
 from edge_runtime.engine.encoder import EncoderSession, packed_feeds, padded_feeds
 from edge_runtime.engine.load import load_model
 from edge_runtime.engine.session import engine_errors, make_session, usable_cpus
+from edge_runtime.engine.text import Codec
 from edge_runtime.metrics import NullObserver
 
 __all__ = [
+    "Codec",
     "DecoderSession",
     "EncoderSession",
     "GraphRunner",

@@ -134,18 +134,21 @@ class DecodeScheduler:
             raise CapacityError(
                 f"{len(self._waiting)} sequences wait for a slot already; retry later",
                 retry_after_s=max(1.0, self._slot_free_in_s(())),
+                reason="queue_full",
             )
         if wait_s > self.limits.max_wait_s:
             raise CapacityError(
                 f"a slot is expected in {wait_s:.0f} s and requests may wait "
                 f"{self.limits.max_wait_s:.0f} s on this box; retry later",
                 retry_after_s=wait_s - self.limits.max_wait_s + 1.0,
+                reason="wait_too_long",
             )
         if request.deadline_s is not None and now_s + wait_s > request.deadline_s:
             raise CapacityError(
                 f"a slot is expected in {wait_s:.1f} s, after the request's deadline; "
                 "retry later or allow more time",
                 retry_after_s=max(1.0, wait_s),
+                reason="deadline",
             )
         self._waiting.append(sequence)
         return sequence
@@ -154,6 +157,14 @@ class DecodeScheduler:
         """Seconds a sequence queued now is expected to wait for its slot, from learned costs."""
         urgency = _urgency(sequence)
         return self._slot_free_in_s([s for s in self._waiting if _urgency(s) <= urgency])
+
+    def expired(self, now_s: float) -> list[RunningSequence]:
+        """Waiting sequences whose deadline has passed; the caller ends them with `finish`."""
+        return [
+            sequence
+            for sequence in self._waiting
+            if sequence.request.deadline_s is not None and now_s > sequence.request.deadline_s
+        ]
 
     def plan(self) -> Planned | None:
         """The next step, or None when there is nothing to compute."""

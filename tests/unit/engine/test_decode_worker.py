@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edge_runtime.core import FinishReason, GenerateRequest, RequestClass, SamplingParams
 from edge_runtime.engine.text import Codec
 from edge_runtime.errors import CapacityError, EngineError, UsageError
+from edge_runtime.metrics import NullObserver
 from edge_runtime.scheduler.slots import MIN_CHUNK
 from tests.support.engine import EOS, Bench, alone, ask, greedy, letter_tokenizer, load_codec
 
@@ -21,6 +22,16 @@ BASES = ((1,) * 30, tuple(range(26)), (3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7,
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> Codec:
     return load_codec(letter_tokenizer(), tmp_path_factory.mktemp("codec"))
+
+
+class RejectionCounter(NullObserver):
+    """Remembers what was not admitted."""
+
+    def __init__(self, counted: list[tuple[str, str]]) -> None:
+        self.counted = counted
+
+    def observe_rejected(self, model: str, reason: str) -> None:
+        self.counted.append((model, reason))
 
 
 @dataclass(frozen=True)
@@ -200,6 +211,32 @@ def test_cancelling_what_waits_or_is_unknown(codec: Codec) -> None:
     assert bench.reason("waits") is FinishReason.CANCELLED
     assert bench.tokens("waits") == []
     assert len(bench.tokens("runs")) == 3
+
+
+def test_what_waits_past_its_deadline_ends_and_is_counted(codec: Codec) -> None:
+    bench = Bench(codec, slots=1)
+    counted: list[tuple[str, str]] = []
+    bench.worker.observer = RejectionCounter(counted)
+    bench.submit("runs", [1], max_tokens=20, ignore_eos=True)
+    bench.turn()
+    bench.worker.scheduler.cost.base_ms = bench.worker.scheduler.cost.slope_ms = 1e-3
+    deadline_s = bench.clock() + 0.05
+    bench.worker.submit(ask("waits", [2], arrival_s=bench.clock(), deadline_s=deadline_s))
+    bench.drain()
+    assert bench.reason("waits") is FinishReason.CANCELLED
+    assert bench.tokens("waits") == []
+    assert len(bench.tokens("runs")) == 20
+    assert counted == [("fake", "deadline")]
+
+
+def test_a_refused_request_is_counted_by_its_reason(codec: Codec) -> None:
+    bench = Bench(codec, slots=1, max_waiting=1)
+    counted: list[tuple[str, str]] = []
+    bench.worker.observer = RejectionCounter(counted)
+    bench.submit("first", [1])
+    with pytest.raises(CapacityError):
+        bench.submit("second", [2])
+    assert counted == [("fake", "queue_full")]
 
 
 def test_the_next_turn_of_a_chat_reuses_its_slot(codec: Codec) -> None:
