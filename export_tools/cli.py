@@ -135,10 +135,13 @@ def keygen(
 
 @app.command()
 def certify(  # noqa: PLR0917 - options of a command
-    bundle: Annotated[Path, typer.Option(help="Bundle directory of a classifier.")],
+    bundle: Annotated[Path, typer.Option(help="Bundle directory: classify or generate.")],
     task: Annotated[str, typer.Option(help="Task the certificate is for.")],
     data: Annotated[
-        list[Path], typer.Option("--data", help='JSON lines of {"text", "intent"}; repeatable.')
+        list[Path],
+        typer.Option(
+            "--data", help='JSON lines of {"text", "intent"}, or {"text", "answer"} for generation.'
+        ),
     ],
     key: Annotated[Path, typer.Option(help="Private key, as `keygen` makes it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Certificate to write.")],
@@ -152,7 +155,10 @@ def certify(  # noqa: PLR0917 - options of a command
     ] = None,
     alpha: Annotated[float, typer.Option(help="Largest share of errors among the kept.")] = 0.05,
     delta: Annotated[float, typer.Option(help="Chance that the data mislead.")] = 0.1,
-    score: Annotated[str, typer.Option(help="margin or top-probability.")] = "margin",
+    score: Annotated[
+        str | None,
+        typer.Option(help="margin (classifiers), top-probability, token-logistic (generation)."),
+    ] = None,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Days it is valid.")] = 90,
 ) -> None:
     """Calibrate an escalation threshold on the quantised bundle and sign what it promises."""

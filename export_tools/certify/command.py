@@ -13,18 +13,21 @@ from edge_runtime.bundle.certificate import Certificate, sign_certificate
 from edge_runtime.bundle.envelope import key_id, private_pem, public_pem, read_private_key
 from edge_runtime.errors import UsageError
 from edge_runtime.stats.learn_then_test import Walk
-from edge_runtime.stats.scores import CLASSIFIER_SCORES, classifier_scores
-from export_tools.certify.classifier import EncoderBundle, classifier_errors
-from export_tools.certify.issue import Errors, Floats, Kept, Subject, Terms, issue, kept_by
-from export_tools.certify.traffic import Example, Half, data_digest, half, mixed, read_examples
+from export_tools.certify.issue import Kept, Subject, Terms, issue, kept_by
+from export_tools.certify.scorers import open_scorer
+from export_tools.certify.traffic import Half, data_digest, half, mixed, read_examples
 
 SALT = "edge-runtime certificate 1"
 """Part of every hash that halves and mixes; another value draws another sample."""
+FIT_SALT = f"{SALT} fit"
+"""A learned score is fitted on one half of the calibrating half, which then does not calibrate."""
 
 
 @dataclass(frozen=True, slots=True)
 class CertifyRequest:
-    """What to certify. `oos_share` None takes the data's own share out of scope."""
+    """What to certify. `oos_share` None takes the data's own share out of scope, `score` None the
+    kind's own.
+    """
 
     bundle: Path
     variant: str
@@ -32,7 +35,7 @@ class CertifyRequest:
     data: tuple[Path, ...]
     oos: tuple[Path, ...]
     oos_share: float | None
-    score: str
+    score: str | None
     terms: Terms
     key: Path
     out: Path
@@ -61,29 +64,32 @@ def certify(request: CertifyRequest, now: datetime) -> Certification:
     """
     if request.out.exists():
         raise UsageError(f"{request.out} exists; remove it or choose another", param="out")
-    if request.score not in CLASSIFIER_SCORES:
-        known = ", ".join(CLASSIFIER_SCORES)
-        raise UsageError(f"{request.score!r} is no classifier score; known: {known}", param="score")
     key = _load_key(request.key)
-    examples = read_examples(request.data) + read_examples(request.oos, out_of_scope=True)
-    bundle = EncoderBundle.open(request.bundle, request.variant, threads=request.threads)
-    fitting = [item for item in examples if bundle.fits(item.text)]
-    calibrate = mixed(half(fitting, Half.CALIBRATE, salt=SALT), request.oos_share, salt=SALT)
+    scorer = open_scorer(request.bundle, request.variant, request.score, threads=request.threads)
+    examples = read_examples(request.data, right=scorer.right)
+    examples += read_examples(request.oos, out_of_scope=True)
+    fitting = [item for item in examples if scorer.fits(item.text)]
+    first = half(fitting, Half.CALIBRATE, salt=SALT)
+    if scorer.learns:
+        scorer.learn(mixed(half(first, Half.REPORT, salt=FIT_SALT), request.oos_share, salt=SALT))
+        first = half(first, Half.CALIBRATE, salt=FIT_SALT)
+    calibrate = mixed(first, request.oos_share, salt=SALT)
     outside = sum(item.label is None for item in calibrate)
+    scores, errors = scorer.scored(calibrate)
     subject = Subject(
-        model_digest=bundle.model_digest,
-        kind=bundle.manifest.kind,
+        model_digest=scorer.model_digest,
+        kind=scorer.manifest.kind,
         task=request.task,
-        score=request.score,
+        score=scorer.score,
         traffic=f"{len(calibrate)} inputs, {outside} of them out of scope",
         data_sha256=data_digest(calibrate),
+        parameters=scorer.parameters,
     )
-    scores, errors = _scored(bundle, calibrate, request.score)
     certificate, walk = issue(scores, errors, subject, request.terms, now)
     report = None
     if certificate is not None:
         others = mixed(half(fitting, Half.REPORT, salt=SALT), request.oos_share, salt=SALT)
-        report = kept_by(certificate.threshold, *_scored(bundle, others, request.score))
+        report = kept_by(certificate.threshold, *scorer.scored(others))
         request.out.write_bytes(sign_certificate(certificate, key))
     return Certification(certificate, walk, report, len(examples) - len(fitting))
 
@@ -114,8 +120,3 @@ def _load_key(path: Path) -> Ed25519PrivateKey:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; see `edge-export keygen`") from error
     return read_private_key(data, name=str(path))
-
-
-def _scored(bundle: EncoderBundle, examples: list[Example], score: str) -> tuple[Floats, Errors]:
-    logits = bundle.outputs([item.text for item in examples])
-    return classifier_scores(score, logits), classifier_errors(bundle, logits, examples)

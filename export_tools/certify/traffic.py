@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One input with its label; None when it is out of scope."""
+    """One input with its right answer: a label, or the canonical JSON of what a generating model
+    should write. None when it is out of scope.
+    """
 
     text: str
     label: str | None
@@ -40,11 +42,36 @@ class Half(enum.StrEnum):
     REPORT = "report"
 
 
-def read_examples(paths: Iterable[Path], *, out_of_scope: bool = False) -> list[Example]:
-    """The examples of JSON-lines files of `{"text", "intent"}`.
+def label_of(row: Mapping[str, Any]) -> object:
+    """The label of a classifier's row: `{"text", "intent"}`."""
+    return row.get("intent")
 
-    Intent "oos" means out of scope; with `out_of_scope` all of them are, labelled or not.
-    Raises `UsageError` naming file and line.
+
+def answer_of(row: Mapping[str, Any]) -> object:
+    """The answer of a generating model's row, as canonical JSON.
+
+    Either `{"text", "answer"}` with any JSON value, or `{"text", "intent", "slots"}`, whose answer
+    is the object of the last two.
+    """
+    if row.get("intent") == OUT_OF_SCOPE:
+        return OUT_OF_SCOPE
+    if "answer" not in row and not {"intent", "slots"} <= row.keys():
+        return None
+    answer = row.get("answer", {"intent": row.get("intent"), "slots": row.get("slots")})
+    return canonical_bytes(answer).decode()
+
+
+def read_examples(
+    paths: Iterable[Path],
+    *,
+    out_of_scope: bool = False,
+    right: Callable[[Mapping[str, Any]], object] = label_of,
+) -> list[Example]:
+    """The examples of JSON-lines files, one object with a `text` a line.
+
+    `right` finds the answer of a row: text, or anything else when it has none. "oos" means out
+    of scope; with `out_of_scope` all rows are, labelled or not. Raises `UsageError` naming file
+    and line.
     """
     found = []
     for path in paths:
@@ -56,20 +83,27 @@ def read_examples(paths: Iterable[Path], *, out_of_scope: bool = False) -> list[
             raise UsageError(f"{path}: cannot be read: {error.strerror}", param="data") from error
         for number, line in enumerate(lines, 1):
             if line.strip():
-                found.append(_example(line, out_of_scope, where=f"{path}, line {number}"))
+                where = f"{path}, line {number}"
+                found.append(_example(line, None if out_of_scope else right, where=where))
     return found
 
 
-def _example(line: bytes, out_of_scope: bool, *, where: str) -> Example:
+def _example(
+    line: bytes, right: Callable[[Mapping[str, Any]], object] | None, *, where: str
+) -> Example:
     try:
         row: Any = parse_strict(line)
+        text = row.get("text") if isinstance(row, dict) else None
+        answer = right(row) if right is not None and text else OUT_OF_SCOPE
     except ValueError as error:
         raise UsageError(f"{where}: {error}", param="data") from error
-    text = row.get("text") if isinstance(row, dict) else None
-    intent = row.get("intent", OUT_OF_SCOPE if out_of_scope else None) if text else None
-    if not isinstance(text, str) or not text.strip() or not isinstance(intent, str):
-        raise UsageError(f'{where}: needs {{"text": ..., "intent": ...}}', param="data")
-    return Example(text, None if out_of_scope or intent == OUT_OF_SCOPE else intent)
+    if not isinstance(text, str) or not text.strip() or not isinstance(answer, str):
+        raise UsageError(
+            f'{where}: needs {{"text": ..., "intent": ...}}; for generating models '
+            '{"text": ..., "answer": ...}',
+            param="data",
+        )
+    return Example(text, None if answer == OUT_OF_SCOPE else answer)
 
 
 def half(examples: Sequence[Example], which: Half, *, salt: str) -> list[Example]:

@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 from edge_runtime.bundle.certificate import Certificate, Context, Valid, judge, open_certificate
 from edge_runtime.bundle.digests import model_digest
 from edge_runtime.bundle.envelope import key_id, read_public_key, trust
-from edge_runtime.bundle.manifest import SCHEMA
-from edge_runtime.bundle.pack import load_manifest, pack
+from edge_runtime.bundle.pack import load_manifest
 from edge_runtime.errors import BundleError, ConfigError, UsageError
 from edge_runtime.stats.scores import VERSIONS, classifier_scores
 from export_tools.certify.classifier import EncoderBundle
@@ -24,8 +23,8 @@ from export_tools.certify.command import SALT, CertifyRequest, certify, keygen
 from export_tools.certify.issue import Terms
 from export_tools.certify.traffic import Half, half, read_examples
 from export_tools.cli import app
-from export_tools.encoder.export import build_variant
-from tests.support.encoders import LABELS, write_checkpoint
+from tests.support.encoders import LABELS
+from tests.support.served import build_encoder
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 WORDS = ("light", "door", "heat", "music", "song", "kitchen", "hall", "off", "on", "now", "later")
@@ -33,43 +32,7 @@ WORDS = ("light", "door", "heat", "music", "song", "kitchen", "hall", "off", "on
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("classifier")
-    source = write_checkpoint(root / "source", labels=LABELS)
-    directory = root / "bundle"
-    directory.mkdir()
-    draft = build_variant(source, directory, "int8", task="classify")
-    (directory / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
-    pack(
-        directory,
-        {
-            "schema": SCHEMA,
-            "name": "tiny-classifier",
-            "version": "1",
-            "release": 1,
-            "kind": "classify",
-            "labels": list(LABELS),
-            "variants": [
-                {
-                    "name": "int8",
-                    "dtype": "int8",
-                    "graph": draft.graph,
-                    "files": list(draft.files),
-                    "contract": draft.contract.model_dump(),
-                    "onnxruntime_floor": "1.32.0",
-                    "opset": draft.opset,
-                    "ir": draft.ir,
-                    "size_bytes": draft.size_bytes,
-                }
-            ],
-            "tokenizer": {"file": "tokenizer.json", "pad_token_id": 0},
-            "licence": "Apache-2.0",
-            "source": {"id": "test", "revision": "1", "sha256": "0" * 64},
-            "recipe_digest": "1" * 64,
-            "gate": {},
-            "context": 48,
-        },
-    )
-    return directory
+    return build_encoder(tmp_path_factory.mktemp("classifier"), labels=LABELS)
 
 
 @pytest.fixture(scope="module")
