@@ -60,7 +60,7 @@ _ZEROS = ", ".join(f"0 AS {name}" for name in SUMS if name not in ("tasks", "res
 def lines(connection: sqlite3.Connection, by: By, since_us: int = 0) -> dict[str, Line]:
     """Sums by label, sorted by it; `total` has the one label ``""``.
 
-    Costs a pass over the rows since then: about a second a million.
+    Costs a pass over the detailed rows.
     """
     label = _label(by, "start_day")
     rows = connection.execute(

@@ -80,7 +80,7 @@ class Retention:
 def roll_up(connection: sqlite3.Connection, now_us: int, keep: Retention) -> int:
     """Roll one chunk up, inside the caller's transaction; the number of rows that went.
 
-    Call again while it returns something. Costs some milliseconds a thousand rows.
+    Call again while it returns something.
     """
     (start,) = connection.execute("SELECT rolled_to FROM rollup_mark").fetchone()
     end = _end_of_chunk(connection, start, now_us, keep)

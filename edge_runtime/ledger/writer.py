@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from edge_runtime.errors import CapacityError
+from edge_runtime.errors import CapacityError, EngineError
 from edge_runtime.ledger.database import explain
 
 T = TypeVar("T")
@@ -97,7 +97,17 @@ class GroupWriter:
                 if batch:
                     self._run(batch)
         finally:
+            self._fail_the_rest()
             self._connection.close()
+
+    def _fail_the_rest(self) -> None:
+        """Let nobody wait for a thread that is gone; after a proper close nothing is left."""
+        with self._lock:
+            self._closed = True
+            while not self._waiting.empty():
+                job = self._waiting.get_nowait()
+                if job is not None and job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(EngineError("the ledger's writer stopped; restart"))
 
     def _next_batch(self) -> tuple[list[_Job[Any]], bool]:
         batch: list[_Job[Any]] = []

@@ -185,6 +185,47 @@ def test_more_waiting_rows_than_allowed_are_refused(path: Path) -> None:
         writer.submit(lambda _: 1)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_writer_that_stopped(path: Path) -> None:
+    gate = threading.Event()
+
+    def broken_upkeep(_: sqlite3.Connection) -> None:
+        gate.wait(10)
+        raise RuntimeError("a bug")
+
+    writer = GroupWriter(open_writer(path), path, after_commit=broken_upkeep)
+    assert writer.submit(lambda _: 1).result(10) == 1
+    late = writer.submit(lambda _: 2)
+    gate.set()
+    with pytest.raises(EngineError, match="writer stopped"):
+        late.result(10)
+    with pytest.raises(CapacityError, match="closed"):
+        writer.submit(lambda _: 3)
+    writer.close()
+
+
+def test_upkeep_that_meets_a_busy_disk_costs_no_row(path: Path) -> None:
+    def busy(connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        raise sqlite3.OperationalError("database is locked")
+
+    writer = GroupWriter(open_writer(path), path, after_commit=busy)
+    results = [writer.submit(lambda _, n=n: n).result(10) for n in range(3)]  # type: ignore[misc]
+    writer.close()
+    assert results == [0, 1, 2]
+
+
+def test_a_row_the_schema_refuses_fails_alone(path: Path, clock: Clock) -> None:
+    with Ledger.open(path, clock=clock) as ledger:
+        ledger.append(row(1)).result()
+        bad = ledger._writer.submit(
+            lambda connection: connection.execute("UPDATE attempts SET tokens_in = 0").rowcount
+        )
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            bad.result()
+        assert ledger.append(row(2)).result() == 2
+
+
 async def test_fifty_parallel_requests_share_a_budget_for_ten(path: Path, clock: Clock) -> None:
     limits = [Limit("box", Period.DAY, 10 * 1000 + 999)]
     with Ledger.open(path, limits=limits, clock=clock) as ledger:
