@@ -13,8 +13,9 @@ Rules
   64 at a time, and at close. So with more than that between two answers kept, "least recently"
   is approximate; past 65,536 the oldest uses are forgotten.
 
-Calls take tens of microseconds and may be made on the event loop; `keep` some hundred. The cache
-may be shared by threads of one process; one process per file.
+A lookup takes some tens of microseconds and may be made on the event loop: it has a connection of
+its own and never waits for a writer. `keep` and purges may take 10 ms and more, when SQLite moves
+its log into the file: give them to a thread. One process per file, any number of threads.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ from edge_runtime.cache.contract import (
     fresh_enough,
     size_of,
 )
-from edge_runtime.cache.file import open_file
+from edge_runtime.cache.file import open_file, open_reader
 from edge_runtime.cache.key import Question, cache_key
 from edge_runtime.cache.policy import Use
+from edge_runtime.errors import EngineError
 
 USES_AT_ONCE = 64
 USES_REMEMBERED = 65_536
@@ -60,12 +62,18 @@ class ExactCache:
     """See `ExactCacheLike`."""
 
     def __init__(
-        self, connection: sqlite3.Connection, limits: CacheLimits, clock: Callable[[], int]
+        self,
+        connection: sqlite3.Connection,
+        reader: sqlite3.Connection,
+        limits: CacheLimits,
+        clock: Callable[[], int],
     ) -> None:
         self._connection = connection
+        self._reader = reader
         self._limits = limits
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of writing; a commit is made under it
+        self._uses_lock = threading.Lock()  # of what lookups remember; held for microseconds
         self._generation = 0
         self._epoch: int = connection.execute("SELECT epoch FROM state").fetchone()[0]
         newest = connection.execute("SELECT coalesce(max(used), 0) FROM entries").fetchone()
@@ -84,37 +92,44 @@ class ExactCache:
 
         Raises `ConfigError` when the file cannot be made, or is something else.
         """
-        cache = cls(open_file(path), limits or CacheLimits(), clock)
+        cache = cls(open_file(path), open_reader(path), limits or CacheLimits(), clock)
         with cache._lock, cache._transaction():
             cache._evict(0)  # the limit may have become smaller since
         return cache
 
     def lookup(self, question: Question, use: Use) -> Hit | Ticket:
         """See `ExactCacheLike.lookup`. One indexed read, and the decoding of the answer."""
-        key = cache_key(question)
-        with self._lock:
-            ticket = Ticket(key, question, self._generation)
-            if not use.read:
-                return ticket
-            row = self._connection.execute(
-                "SELECT entry, epoch, kept_s, expires_s, answer FROM entries WHERE key = ?", (key,)
+        ticket = Ticket(cache_key(question), question, self._generation)
+        if not use.read:
+            return ticket
+        try:
+            row = self._reader.execute(
+                "SELECT entry, epoch, kept_s, expires_s, answer FROM entries WHERE key = ?",
+                (ticket.key,),
             ).fetchone()
-            if row is None:
-                return ticket
-            entry, epoch, kept_s, expires_s, data = row
-            age_s = self._clock() - kept_s
-            if epoch != self._epoch or not fresh_enough(age_s, expires_s - kept_s, use):
-                return ticket
+        except sqlite3.Error:
+            return ticket  # a cache that cannot be read has no answer
+        if row is None:
+            return ticket
+        entry, epoch, kept_s, expires_s, data = row
+        age_s = self._clock() - kept_s
+        if epoch != self._epoch or not fresh_enough(age_s, expires_s - kept_s, use):
+            return ticket
+        try:
+            answer = decode(data)
+        except ValueError:
+            self.purge(key=ticket.key)
+            return Ticket(ticket.key, question, self._generation)
+        self._remember(entry)
+        return Hit(answer, max(age_s, 0))
+
+    def _remember(self, entry: int) -> None:
+        with self._uses_lock:
             self._use += 1
             self._uses.pop(entry, None)  # so that the dict stays in the order of last use
             self._uses[entry] = self._use
             if len(self._uses) > USES_REMEMBERED:
                 del self._uses[next(iter(self._uses))]
-        try:
-            return Hit(decode(data), max(age_s, 0))
-        except ValueError:
-            self.purge(key=key)
-            return Ticket(key, question, self._generation)
 
     def keep(self, ticket: Ticket, answer: Answer, use: Use) -> bool:
         """See `ExactCacheLike.keep`. Raises `ValueError` for an answer that is not JSON."""
@@ -127,10 +142,13 @@ class ExactCache:
         with self._lock:
             if ticket.generation != self._generation:
                 return False
-            with self._transaction():
-                self._delete("key = ?", [ticket.key])
-                self._evict(size)
-                self._insert(ticket, answer, data, size, use.ttl_s)
+            try:
+                with self._transaction():
+                    self._delete("key = ?", [ticket.key])
+                    self._evict(size)
+                    self._insert(ticket, answer, data, size, use.ttl_s)
+            except sqlite3.Error:
+                return False  # a full disk, most likely: then there is no cache, but an answer
         return True
 
     def purge(
@@ -149,14 +167,14 @@ class ExactCache:
             "model_digest = ?": model_digest,
         }
         given = {test: value for test, value in tests.items() if value is not None}
-        with self._lock:
+        with self._lock, _explained():
             self._generation += 1
             with self._transaction(durable=True):
                 return self._delete(" AND ".join(given) or "1", [*given.values()])
 
     def new_epoch(self) -> int:
         """See `ExactCacheLike.new_epoch`. Takes the same time however much is kept."""
-        with self._lock:
+        with self._lock, _explained():
             self._generation += 1
             with self._transaction(durable=True):
                 self._connection.execute("UPDATE state SET epoch = epoch + 1")
@@ -175,6 +193,7 @@ class ExactCache:
         with self._lock:
             with self._transaction(uses=USES_REMEMBERED):
                 pass
+            self._reader.close()
             self._connection.close()
 
     def __enter__(self) -> Self:
@@ -195,9 +214,10 @@ class ExactCache:
             self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            some = list(itertools.islice(self._uses.items(), uses))
-            for entry, _ in some:
-                del self._uses[entry]
+            with self._uses_lock:
+                some = list(itertools.islice(self._uses.items(), uses))
+                for entry, _ in some:
+                    del self._uses[entry]
             self._connection.executemany(
                 "UPDATE entries SET used = ? WHERE entry = ?",
                 [(used, entry) for entry, used in some],
@@ -213,7 +233,9 @@ class ExactCache:
                 self._connection.execute("PRAGMA synchronous = NORMAL")
 
     def _insert(self, ticket: Ticket, answer: Answer, data: bytes, size: int, ttl_s: int) -> None:
-        self._use += 1
+        with self._uses_lock:
+            self._use += 1
+            used = self._use
         now = self._clock()
         question = ticket.question
         entry = self._connection.execute(
@@ -226,7 +248,7 @@ class ExactCache:
                 self._epoch,
                 now,
                 now + ttl_s,
-                self._use,
+                used,
                 size,
                 data,
             ),
@@ -264,3 +286,14 @@ class ExactCache:
     def _held(self) -> int:
         (held,) = self._connection.execute("SELECT bytes FROM state").fetchone()
         return int(held)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """A purge that failed must not look like one that worked."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise EngineError(
+            f"the cache could not be purged: {error}; free the disk, or stop and delete the file"
+        ) from error

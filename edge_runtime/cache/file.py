@@ -75,6 +75,13 @@ def open_file(path: Path) -> sqlite3.Connection:
     return _connect(path)
 
 
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A second connection, for lookups beside a writer; it cannot write."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
 def _touch(path: Path) -> None:
     """Make the file, so that SQLite does not choose its mode."""
     try:

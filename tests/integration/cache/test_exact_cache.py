@@ -22,7 +22,7 @@ from edge_runtime.cache.file import VERSION
 from edge_runtime.cache.key import Question, cache_key
 from edge_runtime.cache.memory import MemoryCache
 from edge_runtime.cache.policy import Use
-from edge_runtime.errors import ConfigError
+from edge_runtime.errors import ConfigError, EngineError
 
 USE = Use(read=True, keep=True, ttl_s=60)
 SMALL = CacheLimits(max_bytes=6000, max_entry_bytes=1500)
@@ -183,7 +183,8 @@ class Twins(RuleBasedStateMachine):
     def start(self) -> None:
         from edge_runtime.cache.file import _connect
 
-        self.disk = ExactCache(_connect(Path(":memory:")), SMALL, self.clock)
+        connection = _connect(Path(":memory:"))
+        self.disk = ExactCache(connection, connection, SMALL, self.clock)
         self.memory = MemoryCache(self.clock, SMALL)
 
     def both(self) -> tuple[ExactCacheLike, ExactCacheLike]:
@@ -315,6 +316,32 @@ def test_uses_are_written_a_few_at_a_time(
         for number in range(10):
             got(cache, f"{number}")
         assert len(cache._uses) == 5
+
+
+def test_a_lookup_does_not_wait_for_a_writer(tmp_path: Path) -> None:
+    with ExactCache.open(tmp_path / "cache.db", limits=SMALL) as cache:
+        put(cache, "one")
+        with cache._lock, cache._transaction():
+            cache._connection.execute("DELETE FROM entries")
+            assert got(cache, "one") == "one"
+        assert got(cache, "one") is None
+
+
+def test_a_full_disk_costs_the_cache_but_no_answer(tmp_path: Path) -> None:
+    with ExactCache.open(tmp_path / "cache.db") as cache:
+        put(cache, "one")
+        pages = cache._connection.execute("PRAGMA page_count").fetchone()[0]
+        cache._connection.execute(f"PRAGMA max_page_count = {pages}")
+        assert not put(cache, "two", size=100_000)
+        assert got(cache, "one") == "one"
+        cache._connection.execute("PRAGMA query_only = ON")
+        with pytest.raises(EngineError, match="could not be purged"):
+            cache.purge()
+        with pytest.raises(EngineError, match="could not be purged"):
+            cache.new_epoch()
+        cache._connection.execute("PRAGMA query_only = OFF")
+        cache._reader.close()
+        assert got(cache, "one") is None
 
 
 def test_threads_share_it(tmp_path: Path) -> None:
