@@ -51,6 +51,8 @@ class GraphBuilder:
         self._over = over
         self.memo: dict[tuple[str, ...], Any] = {}
         """Results that several consumers share, such as a quantised input; keyed freely."""
+        self.properties: dict[str, str] = {}
+        """What the graph says about itself to whoever loads it."""
         self._name = name
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
@@ -204,6 +206,7 @@ class GraphBuilder:
             ir_version=IR_VERSION,
             producer_name="edge-export",
         )
+        helper.set_model_props(model, self.properties)
         self.path.write_bytes(model.SerializeToString())
         if self._data is not None:
             self._data.flush()

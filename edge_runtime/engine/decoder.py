@@ -60,6 +60,8 @@ class DecoderSession:
         self._max_chunk = max_chunk
         self._session = make_session(graph, threads=threads, spinning=spinning, native=native)
         self._check_contract(graph)
+        properties = self._session.get_modelmeta().custom_metadata_map
+        self._padded = properties.get("attention") != "packed"
         shape = (slots, contract.kv_heads, max_len + max_chunk, contract.head_dim)
         self._kv: list[FloatArray] = [
             np.zeros(shape, np.float32) for _ in range(2 * contract.layers)
@@ -102,7 +104,7 @@ class DecoderSession:
                     f"fit a slot of {self._max_len} with chunks of {self._max_chunk}"
                 )
         total = sum(row.wants_logits for row in plan.rows)
-        runs = pack_step(plan.rows)
+        runs = pack_step(plan.rows, padded=self._padded)
         if len(runs) == 1 and list(runs[0].logits_rows) == list(range(total)):
             self._run(runs[0], self._logits[:total])
             return self._logits[:total]

@@ -6,6 +6,8 @@ of them to its length, so such a step is split: the decode rows in one run, each
 run of its own. Reading the weights a second time costs less than the padding from `SPLIT_WASTE`
 padded rows on.
 
+A graph whose attention reads packed rows needs none of this: a step is one run.
+
 A run covers a contiguous range of slots; slots inside the range without a row are idle
 (`query_seqlens` 0), which the attention operator skips.
 """
@@ -30,6 +32,8 @@ otherwise in company than alone. The wider form is also the faster one for eight
 
 Int64Array = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]
+
+_NONE: Int64Array = np.zeros((1, 1), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,37 +71,31 @@ def split_rows(rows: Sequence[StepRow]) -> list[list[StepRow]]:
     return groups
 
 
-def pack(rows: Sequence[StepRow], logits_rows: Sequence[int]) -> PackedRun:
+def pack(rows: Sequence[StepRow], logits_rows: Sequence[int], *, padded: bool = True) -> PackedRun:
     """Pack `rows` (at most one a slot) into the graph's inputs.
 
     `logits_rows` names, for each row that wants logits and in row order, its place among the
-    step's logits.
+    step's logits. Unless `padded`, the inputs that describe padding are bare placeholders.
     """
     rows = sorted(rows, key=lambda row: row.slot)
     first = rows[0].slot
     slots = rows[-1].slot - first + 1
     longest = max(MIN_WIDTH, *(row.new_len for row in rows))
-    pad_index = np.zeros((slots, longest), np.int64)
     query_seqlens = np.zeros(slots, np.int32)
     seqlens_k = np.zeros(slots, np.int32)
-    unpad: list[Int64Array] = []
-    start = 0
     for row in rows:
-        place, count = row.slot - first, row.new_len
-        pad_index[place, :count] = np.arange(start, start + count)
-        query_seqlens[place] = count
-        seqlens_k[place] = row.cached_len + count - 1
-        unpad.append(np.arange(place * longest, place * longest + count))
-        start += count
+        query_seqlens[row.slot - first] = row.new_len
+        seqlens_k[row.slot - first] = row.cached_len + row.new_len - 1
+    pad_index, unpad_index = _padding(query_seqlens, longest) if padded else (_NONE, _NONE[0])
     ends = np.cumsum([row.new_len for row in rows]) - 1
     wanted = [int(end) for end, row in zip(ends, rows, strict=True) if row.wants_logits]
     # The operator wants room for the padded chunk behind the cached tokens.
     total = max(row.cached_len for row in rows) + longest
     return PackedRun(
         first=first,
-        input_ids=np.fromiter((t for row in rows for t in row.tokens), np.int64, start),
+        input_ids=np.fromiter((t for row in rows for t in row.tokens), np.int64, ends[-1] + 1),
         pad_index=pad_index,
-        unpad_index=np.concatenate(unpad),
+        unpad_index=unpad_index,
         query_seqlens=query_seqlens,
         seqlens_k=seqlens_k,
         total_len=np.array([total], np.int32),
@@ -106,14 +104,23 @@ def pack(rows: Sequence[StepRow], logits_rows: Sequence[int]) -> PackedRun:
     )
 
 
-def pack_step(rows: Sequence[StepRow]) -> list[PackedRun]:
-    """All runs of one step. Logits are numbered in plan order over all runs."""
+def pack_step(rows: Sequence[StepRow], *, padded: bool = True) -> list[PackedRun]:
+    """All runs of one step, one unless `padded`. Logits are numbered in plan order over all."""
     place_of = {row.slot: place for place, row in enumerate(r for r in rows if r.wants_logits)}
     runs = []
-    for group in split_rows(rows):
+    for group in split_rows(rows) if padded else [rows]:
         ordered = sorted(group, key=lambda row: row.slot)
-        runs.append(pack(ordered, [place_of[row.slot] for row in ordered if row.wants_logits]))
+        wanted = [place_of[row.slot] for row in ordered if row.wants_logits]
+        runs.append(pack(ordered, wanted, padded=padded))
     return runs
+
+
+def _padding(lengths: Int32Array, longest: int) -> tuple[Int64Array, Int64Array]:
+    """`pad_index` [B, longest] and `unpad_index` [T] for slots of these lengths."""
+    inside = np.arange(longest) < lengths[:, None]
+    pad_index = np.zeros(inside.shape, np.int64)
+    pad_index[inside] = np.arange(int(lengths.sum()))
+    return pad_index, np.flatnonzero(inside)
 
 
 def _waste(rows: Sequence[StepRow]) -> int:

@@ -8,6 +8,9 @@ All tokens of a step lie on one axis T; only attention is padded, to [B, S]. Inp
 
 Outputs: logits float32 [L, V], present.N.key/value (bind them to the past's buffers).
 
+The graph in native operators pads nothing: it declares the same inputs, and says by the property
+`attention = packed` that it reads none of pad_index, unpad_index and total_len.
+
 Rules
 - A token's result depends on its own sequence only, whatever else the step computes.
 - Nodes are the price of a step of one token: residual adds ride in the norms, rope in
@@ -29,6 +32,7 @@ from export_tools.decoder.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_pref
 from export_tools.graph import MS_DOMAIN, GraphBuilder, native_path
 from export_tools.quant import Activation, GatedFormat, QuantPlan, StackedRows, native_plan
 from export_tools.quant.formats import TiedHead
+from export_tools.quant.native import NATIVE_DOMAIN
 from export_tools.quant.rows import FloatArray
 from export_tools.weights import Checkpoint
 
@@ -52,7 +56,8 @@ def build_decoder(
     if native is None:
         return files
     with GraphBuilder(native_path(path), "decoder", over=graph) as second:
-        DecoderBuilder(second, checkpoint, config, native).build()
+        second.properties["attention"] = "packed"
+        DecoderBuilder(second, checkpoint, config, native, packed=True).build()
         return [*files, *second.save()]
 
 
@@ -60,9 +65,17 @@ class DecoderBuilder:
     """Emits one decoder, layer by layer."""
 
     def __init__(
-        self, graph: GraphBuilder, checkpoint: Checkpoint, config: DecoderConfig, plan: QuantPlan
+        self,
+        graph: GraphBuilder,
+        checkpoint: Checkpoint,
+        config: DecoderConfig,
+        plan: QuantPlan,
+        *,
+        packed: bool = False,
     ) -> None:
+        """`packed`: attention by the native operator, without padding."""
         self.graph = graph
+        self.packed = packed
         self.checkpoint = checkpoint
         self.config = config
         self.plan = plan
@@ -106,6 +119,8 @@ class DecoderBuilder:
         cos, sin = rope_tables(self.config.rope, self.config.context + ROPE_SLACK)
         graph.constant("cos", cos)
         graph.constant("sin", sin)
+        if self.packed:
+            return
         graph.node("Shape", ["pad_index"], "pad_index/width", start=1, end=2)
         last = graph.constant("unpad/axis", np.array([-1], np.int64))
         slot = graph.node("Div", ["unpad_index", "pad_index/width"], "unpad/slot")
@@ -140,7 +155,12 @@ class DecoderBuilder:
         """Emit one layer. Takes and returns the residual stream and its normed form."""
         prefix, unit = layer_prefix(layer), f"layers.{layer}"
         last = layer == self.config.layers - 1
-        attended = self._attention(layer, x, "unpad/logits" if last else "unpad/all")
+        if self.packed:
+            attended = self._packed_attention(layer, x)
+            if last:
+                attended = self.graph.node("Gather", [attended, "logits_index"], "logits/attended")
+        else:
+            attended = self._attention(layer, x, "unpad/logits" if last else "unpad/all")
         if last:
             residual = self.graph.node("Gather", [residual, "logits_index"], "logits/residual")
         mixed = self._linear(f"{unit}.o", Activation(attended), prefix, ["self_attn.o_proj"])
@@ -168,14 +188,39 @@ class DecoderBuilder:
         )
         return total, normed
 
+    def _qkv(self, layer: int, x: str) -> str:
+        """Queries, keys and values of the packed rows, joined: [T, (H + 2 Hkv) * D]."""
+        parts = [f"self_attn.{name}_proj" for name in ("q", "k", "v")]
+        name = f"layers.{layer}.qkv"
+        qkv = self._linear(name, Activation(x), layer_prefix(layer), parts)
+        return qkv.materialise(self.graph)
+
+    def _packed_attention(self, layer: int, x: str) -> str:
+        """Attention of all packed rows by the native operator: [T, H*D]."""
+        config = self.config
+        rows = [self._qkv(layer, x)]
+        if config.qk_norm:
+            rows = self._head_norms(layer, rows[0])
+        past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
+        shared = ["query_seqlens", "seqlens_k", "cos", "sin"]
+        attended, _, _ = self.graph.nodes(
+            "PackedAttention",
+            [rows[0], *past, *shared, *rows[1:]],
+            [f"layers.{layer}.attention", f"present.{layer}.key", f"present.{layer}.value"],
+            domain=NATIVE_DOMAIN,
+            num_heads=config.heads,
+            kv_num_heads=config.kv_heads,
+            local_window_size=config.windows[layer] or -1,
+        )
+        return attended
+
     def _attention(self, layer: int, x: str, rows: str) -> str:
         """Attention output of the packed rows named by the index `rows` [R, 2]: [R, H*D]."""
         config, graph, unit = self.config, self.graph, f"layers.{layer}"
-        parts = [f"self_attn.{name}_proj" for name in ("q", "k", "v")]
-        qkv = self._linear(f"{unit}.qkv", Activation(x), layer_prefix(layer), parts)
-        packed = qkv.materialise(graph)
+        packed = self._qkv(layer, x)
         if config.qk_norm:
-            packed = self._head_norms(layer, packed)
+            heads = self._head_norms(layer, packed)
+            packed = graph.node("Concat", heads, f"{unit}.heads/joined", axis=1)
         padded = graph.node("Gather", [packed, "pad_index"], f"{unit}.padded")
         if config.qk_norm:
             shape = np.array([0, 0, config.q_width + 2 * config.kv_width], np.int64)
@@ -206,8 +251,11 @@ class DecoderBuilder:
         )
         return graph.node("GatherND", [attended, rows], f"{unit}.unpadded")
 
-    def _head_norms(self, layer: int, qkv: str) -> str:
-        """RMS norm of every query and key head; [T, heads, D]. The CPU kernel has no fused form."""
+    def _head_norms(self, layer: int, qkv: str) -> list[str]:
+        """Queries and keys behind the RMS norm of each head, and values; each [T, heads, D].
+
+        The CPU kernel has no fused form.
+        """
         config, graph, unit = self.config, self.graph, f"layers.{layer}"
         total = config.heads + 2 * config.kv_heads
         graph.constant("qkv/head_shape", np.array([-1, total, config.head_dim], np.int64))
@@ -227,7 +275,7 @@ class DecoderBuilder:
             )
             for part, kind in ((query, "q"), (key, "k"))
         ]
-        return graph.node("Concat", [*normed, value], f"{unit}.heads/joined", axis=1)
+        return [*normed, value]
 
     def _mlp(self, layer: int, x: str) -> Activation:
         """down(silu(gate(x)) * up(x)).

@@ -3,6 +3,7 @@
 #define LANES 8
 #include "rows.h"
 #include "ymm.h"
+#include "attend.h"
 
 enum { MAX_ROWS = 2 };
 
@@ -62,4 +63,4 @@ static void strip(const edge_strip *s) {
     }
 }
 
-const edge_kernels edge_avx2 = {"avx2", MAX_ROWS, edge_quantize, strip};
+const edge_kernels edge_avx2 = {"avx2", MAX_ROWS, edge_quantize, strip, edge_attend};

@@ -6,6 +6,15 @@
 
 enum { MAX_ROWS = 14 };
 
+#define EDGE_TILE 14
+static inline edge_vf edge_set(float value) {
+    return (edge_vf)_mm512_set1_ps(value);
+}
+static inline edge_vf edge_fma(edge_vf a, edge_vf b, edge_vf c) {
+    return (edge_vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+#include "attend.h"
+
 static inline __attribute__((always_inline)) void store(const edge_strip *s, edge_target to,
                                                         size_t first, size_t r, int half,
                                                         __mmask16 mask, __m512i sum) {
@@ -110,4 +119,4 @@ static void strip(const edge_strip *s) {
     }
 }
 
-const edge_kernels edge_avx512vnni = {"avx512vnni", MAX_ROWS, edge_quantize, strip};
+const edge_kernels edge_avx512vnni = {"avx512vnni", MAX_ROWS, edge_quantize, strip, edge_attend};

@@ -2,6 +2,7 @@
 #define LANES 8
 #include "rows.h"
 #include "ymm.h"
+#include "attend.h"
 
 enum { MAX_ROWS = 3 };
 
@@ -55,4 +56,4 @@ static void strip(const edge_strip *s) {
     }
 }
 
-const edge_kernels edge_avxvnni = {"avxvnni", MAX_ROWS, edge_quantize, strip};
+const edge_kernels edge_avxvnni = {"avxvnni", MAX_ROWS, edge_quantize, strip, edge_attend};

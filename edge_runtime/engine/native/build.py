@@ -33,12 +33,14 @@ _FLAGS = (
 )
 _UNITS: dict[str, tuple[str, ...]] = {
     "avx512vnni.c": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
-    "avxvnni.c": ("-mavx2", "-mavxvnni"),
-    "avx2.c": ("-mavx2",),
+    "avxvnni.c": ("-mavx2", "-mfma", "-mavxvnni"),
+    "avx2.c": ("-mavx2", "-mfma"),
     "cpu.c": (),
     "weights.c": (),
     "linear.c": (),
+    "attention.c": (),
     "operators.c": (),
+    "packed_attention.c": (),
     "raw.c": (),
 }
 
@@ -75,7 +77,7 @@ def build(target: Path, command: Sequence[str] | None = None, extra: Sequence[st
             line = [*base, *_FLAGS, *flags, *extra, "-c", str(SOURCE / unit), "-o", objects[-1]]
             subprocess.run(line, check=True)  # noqa: S603 - our own arguments
         made = Path(directory, LIBRARY)
-        link = [*base, "-shared", *extra, *objects, "-o", str(made), "-lpthread"]
+        link = [*base, "-shared", *extra, *objects, "-o", str(made), "-lpthread", "-lm"]
         subprocess.run(link, check=True)  # noqa: S603 - our own arguments
         # Rename: a process that has the old library mapped keeps it.
         staged = target.with_name(f".{target.name}.new")

@@ -8,8 +8,8 @@ enum { YMM_STATE = 0x6, ZMM_STATE = 0xe6 }; /* registers that the system saves, 
 
 static unsigned long long saved_state(void) {
     unsigned eax, ebx, ecx, edx, low, high;
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE))
-        return 0;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE) || !(ecx & bit_FMA))
+        return 0; /* no processor has AVX2 and not FMA, but the sets use both */
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return ((unsigned long long)high << 32) | low;
 }

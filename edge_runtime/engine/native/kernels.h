@@ -34,6 +34,10 @@ enum {
     EDGE_MAX_K = 65536, /* 255 * 128 * 65536 < 2^31 */
     EDGE_LINE = 64,
     EDGE_AHEAD = 4096, /* bytes fetched ahead where memory is the limit */
+    EDGE_KEY_BLOCK = 64,   /* keys that attention takes together */
+    EDGE_WIDTH_STEP = 32,  /* a head's width is padded to a multiple of this */
+    EDGE_MAX_WIDTH = 1024, /* of a head */
+    EDGE_TILE_MOST = 14,   /* query rows of a tile, in the set with most registers */
 };
 
 /* How rows become bytes. */
@@ -61,12 +65,26 @@ typedef struct {
     size_t columns;       /* 1..32 of the strip that exist */
 } edge_strip;
 
+/* Some queries of one slot against one of its key heads; the keys are all in place. */
+typedef struct {
+    const float *q;             /* query i, head h of the group at q + i * q_row + h * dim */
+    float *out;                 /* the same with out_row */
+    const float *keys, *values; /* [first + queries, dim] */
+    const float *cos, *sin;     /* [first + queries, dim / 2] */
+    size_t q_row, out_row;
+    size_t queries, first;      /* the first query's place in its sequence */
+    size_t group, dim, window;  /* window 0: all keys */
+    float scale;
+} edge_queries;
+
 typedef struct {
     const char *name;
     size_t max_rows; /* of a tile */
     /* Quantise one row of k floats to k_padded bytes; returns the peak. */
     float (*quantize)(const edge_grid *grid, const float *x, size_t k, size_t k_padded, uint8_t *q);
     void (*strip)(const edge_strip *);
+    /* `memory`: edge_attend_floats of it, aligned to a line. */
+    void (*attend)(const edge_queries *, float *memory);
 } edge_kernels;
 
 /* Rows of the tile that starts at row `first`, when m rows are dealt out evenly. */
@@ -79,6 +97,14 @@ static inline size_t edge_tile_rows(size_t m, size_t first, size_t max_rows) {
 
 static inline size_t edge_round_up(size_t value, size_t step) {
     return (value + step - 1) / step * step;
+}
+
+/* Working memory of one `attend`. */
+static inline size_t edge_attend_floats(size_t queries, size_t group, size_t dim) {
+    const size_t rows = queries * group, blocks = edge_round_up(dim, EDGE_KEY_BLOCK);
+    const size_t width = edge_round_up(dim, EDGE_WIDTH_STEP);
+    return blocks * EDGE_KEY_BLOCK + EDGE_KEY_BLOCK * width + EDGE_TILE_MOST * EDGE_KEY_BLOCK +
+           rows * (blocks + width + 17);
 }
 
 extern const edge_kernels edge_avx512vnni;

@@ -7,58 +7,19 @@
  * x: float32 [..., K] -> y: float32 [..., N]. w: int8 [K, N] ([K, 2N] when gated), or with the
  * attribute transposed = 1 int8 [N, K] ([2N, K]); scale, bias: float32, one for each column of w.
  * All but x must be initializers. Attributes zero (int, 128), levels (int, 127) and
- * floor (float, 0) place the codes of a row. Arithmetic and rules: kernels.h.
+ * floor (float, 0) place the codes of a row. Arithmetic and rules: kernels.h. The third operator is
+ * in packed_attention.c.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "linear.h"
-#include "ort_abi.h"
-
-enum { MAX_RANK = 16 };
+#include "ort_help.h"
 
 typedef struct {
     const OrtApi *api;
     edge_linear layer;
 } kernel;
-
-typedef struct {
-    void *data;
-    int type;
-    size_t rank;
-    int64_t shape[MAX_RANK];
-} tensor;
-
-static OrtStatus *fail(const OrtApi *api, int code, const char *message) {
-    return ORT_FN(api, OrtCreateStatus, ORT_CreateStatus)(code, message);
-}
-
-#define TRY(call)                \
-    do {                         \
-        OrtStatus *bad_ = (call); \
-        if (bad_)                \
-            return bad_;         \
-    } while (0)
-
-static OrtStatus *read_info(const OrtApi *api, const OrtTensorInfo *info, tensor *out) {
-    TRY(ORT_FN(api, OrtElementType, ORT_GetTensorElementType)(info, &out->type));
-    TRY(ORT_FN(api, OrtDimensionsCount, ORT_GetDimensionsCount)(info, &out->rank));
-    if (out->rank > MAX_RANK)
-        return fail(api, ORT_INVALID_ARGUMENT, "RowLinear: more than 16 dimensions");
-    return ORT_FN(api, OrtDimensions, ORT_GetDimensions)(info, out->shape, out->rank);
-}
-
-static OrtStatus *read_tensor(const OrtApi *api, const OrtValue *value, tensor *out) {
-    OrtTensorInfo *info;
-    TRY(ORT_FN(api, OrtTensorInfoOf, ORT_GetTensorTypeAndShape)(value, &info));
-    OrtStatus *bad = read_info(api, info, out);
-    ORT_FN(api, OrtReleaseTensorInfo, ORT_ReleaseTensorTypeAndShapeInfo)(info);
-    if (bad)
-        return bad;
-    return ORT_FN(api, OrtTensorData, ORT_GetTensorMutableData)((OrtValue *)(uintptr_t)value,
-                                                                &out->data);
-}
 
 static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t index,
                            tensor *out) {
@@ -74,29 +35,6 @@ static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t 
 
 static int is_vector(const tensor *t, int64_t size) {
     return t->type == ORT_FLOAT && t->rank == 1 && t->shape[0] == size;
-}
-
-/* An attribute that may be absent, and then keeps its value. */
-static void optional_int(const OrtApi *api, const OrtKernelInfo *info, const char *name,
-                         int64_t *value) {
-    const int64_t before = *value;
-    OrtStatus *missing =
-        ORT_FN(api, OrtAttributeInt, ORT_KernelInfoGetAttribute_int64)(info, name, value);
-    if (missing) {
-        ORT_FN(api, OrtReleaseStatus, ORT_ReleaseStatus)(missing);
-        *value = before;
-    }
-}
-
-static void optional_float(const OrtApi *api, const OrtKernelInfo *info, const char *name,
-                           float *value) {
-    const float before = *value;
-    OrtStatus *missing =
-        ORT_FN(api, OrtAttributeFloat, ORT_KernelInfoGetAttribute_float)(info, name, value);
-    if (missing) {
-        ORT_FN(api, OrtReleaseStatus, ORT_ReleaseStatus)(missing);
-        *value = before;
-    }
 }
 
 static OrtStatus *read_recipe(const OrtApi *api, const OrtKernelInfo *info, edge_recipe *recipe) {
@@ -160,21 +98,6 @@ static OrtStatus *create(const OrtApi *api, const OrtKernelInfo *info, size_t pa
     return bad;
 }
 
-typedef struct {
-    const OrtApi *api;
-    const OrtKernelContext *context;
-} pool;
-
-static void *run_parallel(void *context, void (*body)(void *, size_t), size_t total, void *data) {
-    const pool *p = context;
-    if (total == 1) {
-        body(data, 0);
-        return NULL;
-    }
-    return ORT_FN(p->api, OrtParallelFor, ORT_KernelContext_ParallelFor)(p->context, body, total, 0,
-                                                                         data);
-}
-
 static OrtStatus *compute(void *state, OrtKernelContext *context) {
     const kernel *self = state;
     const OrtApi *api = self->api;
@@ -233,11 +156,6 @@ static const char *gated_name(const OrtCustomOp *op) {
     return "RowGatedLinear";
 }
 
-static const char *provider(const OrtCustomOp *op) {
-    (void)op;
-    return "CPUExecutionProvider";
-}
-
 static int input_type(const OrtCustomOp *op, size_t index) {
     (void)op;
     return index == 1 ? ORT_INT8 : ORT_FLOAT;
@@ -268,16 +186,6 @@ static int output_kind(const OrtCustomOp *op, size_t index) {
     return ORT_REQUIRED;
 }
 
-static int memory_kind(const OrtCustomOp *op, size_t index) {
-    (void)op, (void)index;
-    return 0; /* the processor's own */
-}
-
-static int first_version(const OrtCustomOp *op) {
-    (void)op;
-    return 1;
-}
-
 #define OPERATOR(kind)                                                                            \
     {                                                                                             \
         .version = ORT_ABI_VERSION, .GetName = kind##_name, .GetExecutionProviderType = provider, \
@@ -289,7 +197,8 @@ static int first_version(const OrtCustomOp *op) {
         .GetStartVersion = first_version, .GetEndVersion = first_version,                         \
     }
 
-static const OrtCustomOp operators[] = {OPERATOR(linear), OPERATOR(gated)};
+static const OrtCustomOp linear = OPERATOR(linear), gated = OPERATOR(gated);
+static const OrtCustomOp *const operators[] = {&linear, &gated, &edge_packed_attention};
 
 /* What onnxruntime calls when the library is registered. The domain lives as long as the library:
  * sessions made from these options keep using it. */
@@ -303,6 +212,6 @@ __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOp
     OrtCustomOpDomain *domain;
     TRY(ORT_FN(api, OrtCreateDomain, ORT_CreateCustomOpDomain)("edge_runtime", &domain));
     for (size_t i = 0; i < sizeof operators / sizeof *operators; ++i)
-        TRY(ORT_FN(api, OrtDomainAdd, ORT_CustomOpDomain_Add)(domain, &operators[i]));
+        TRY(ORT_FN(api, OrtDomainAdd, ORT_CustomOpDomain_Add)(domain, operators[i]));
     return ORT_FN(api, OrtAddDomain, ORT_AddCustomOpDomain)(options, domain);
 }

@@ -17,7 +17,7 @@
 enum { ORT_ABI_VERSION = 17 }; /* the first with KernelContext_ParallelFor */
 
 enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
-enum { ORT_FLOAT = 1, ORT_INT8 = 3 };
+enum { ORT_FLOAT = 1, ORT_INT8 = 3, ORT_INT32 = 6 };
 enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 
 typedef struct OrtStatus OrtStatus;

@@ -1,4 +1,4 @@
-/* What the two 256-bit sets share: storing 8 sums of a row. */
+/* What the two 256-bit sets share: storing 8 sums of a row, and what attention asks for. */
 #include <immintrin.h>
 
 static inline __attribute__((always_inline)) void store(const edge_strip *s, edge_target to,
@@ -19,4 +19,12 @@ static inline __attribute__((always_inline)) void store(const edge_strip *s, edg
     if (s->bias)
         y = _mm256_add_ps(y, _mm256_loadu_ps(s->bias + column));
     _mm256_maskstore_ps(to.out + r * to.stride + column, mask, y);
+}
+
+#define EDGE_TILE 6
+static inline edge_vf edge_set(float value) {
+    return (edge_vf)_mm256_set1_ps(value);
+}
+static inline edge_vf edge_fma(edge_vf a, edge_vf b, edge_vf c) {
+    return (edge_vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 }
