@@ -86,9 +86,13 @@ class AssistantTask:
     def batches(self, epoch: int) -> Sequence[AssistantBatch]:
         """Every training utterance once, changed anew in each epoch."""
         rng = random.Random(f"{self.config.loop.seed}-{epoch}")
+        calm = epoch >= self.config.loop.epochs - self.config.augment.calm_epochs
+        chances = self.config.augment.calmed() if calm else self.config.augment
+        self.augmenter.config = chances
+        self.trainee.rate = chances.dropout
         rows = []
         for template in self.templates:
-            again = rng if rng.random() < self.config.augment.resegment else None
+            again = rng if rng.random() < chances.resegment else None
             rows.append(self.rows.make(self.augmenter.draw(template, rng), again))
         limit = self.config.decoder.context
         rows = [row for row in rows if len(row.ids) <= limit]

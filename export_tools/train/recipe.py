@@ -69,6 +69,17 @@ class DecoderConfig(_Table):
     repeat_utterance: bool = True
 
 
+_CHANCES = (
+    "swap_value",
+    "swap_other_slot",
+    "invent_value",
+    "change_case",
+    "change_edges",
+    "quote_value",
+    "resegment",
+)
+
+
 class AugmentConfig(_Table):
     """Chances of each change to one training example; every change keeps the labels exact."""
 
@@ -84,6 +95,14 @@ class AugmentConfig(_Table):
     pointer_loss: float = Field(0.0, ge=0)
     pointer_layer: int = Field(5, ge=1)
     dropout: float = Field(ge=0, le=1)
+    calm_epochs: int = Field(0, ge=0)
+    """The last epochs, in which every chance and the dropout are scaled by `calm_factor`."""
+    calm_factor: float = Field(1.0, ge=0, le=1)
+
+    def calmed(self) -> AugmentConfig:
+        """The same with every chance scaled."""
+        names = (*_CHANCES, "dropout")
+        return self.model_copy(update={n: getattr(self, n) * self.calm_factor for n in names})
 
 
 class ClassifierTrain(_Table):
@@ -158,4 +177,6 @@ def config_digest(config: BaseModel) -> str:
     loose = {"epochs", "decay_fraction", "final_lr_ratio", "threads", "eval_every"}
     data = config.model_dump(mode="json")
     data["loop"] = {key: value for key, value in data["loop"].items() if key not in loose}
+    if "augment" in data:
+        data["augment"] = {k: v for k, v in data["augment"].items() if not k.startswith("calm")}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
