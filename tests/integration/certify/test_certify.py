@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +20,9 @@ from edge_runtime.errors import BundleError, ConfigError, UsageError
 from edge_runtime.stats.scores import VERSIONS, classifier_scores
 from export_tools.certify.classifier import EncoderBundle
 from export_tools.certify.command import SALT, CertifyRequest, certify, keygen
-from export_tools.certify.issue import Terms
-from export_tools.certify.traffic import Half, half, read_examples
+from export_tools.certify.issue import Errors, Floats, Terms
+from export_tools.certify.scorers import ClassifierScorer
+from export_tools.certify.traffic import Example, Half, half, read_examples
 from export_tools.cli import app
 from tests.support.encoders import LABELS
 from tests.support.served import build_encoder
@@ -120,6 +121,28 @@ def test_what_reports_never_calibrates(request_: CertifyRequest) -> None:
     assert not calibrating & reporting
     assert calibrating | reporting == {item.text for item in examples}
     assert 0.4 < len(calibrating) / len(examples) < 0.6
+
+
+def test_a_learned_score_is_fitted_calibrated_and_reported_on_different_texts(
+    request_: CertifyRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+
+    class Recording(ClassifierScorer):
+        def learn(self, examples: Sequence[Example]) -> None:
+            seen.append({item.text for item in examples})
+
+        def scored(self, examples: Sequence[Example]) -> tuple[Floats, Errors]:
+            seen.append({item.text for item in examples})
+            return super().scored(examples)
+
+    bundle = EncoderBundle.open(request_.bundle, "int8", threads=1)
+    scorer = Recording(bundle, "margin", learns=True)
+    monkeypatch.setattr("export_tools.certify.command.open_scorer", lambda *_, **__: scorer)
+    assert certify(request_, NOW).certificate is not None
+    fitted, calibrated, reported = seen
+    assert min(map(len, seen)) > 50
+    assert not (fitted & calibrated or calibrated & reported or fitted & reported)
 
 
 def test_what_cannot_be_proved_is_not_written(request_: CertifyRequest) -> None:

@@ -101,6 +101,14 @@ def test_betting_keeps_its_level_at_every_look() -> None:
     assert 0 < false_alarms / runs <= level + 3 * math.sqrt(level * (1 - level) / runs)
 
 
+def test_evidence_that_was_seen_is_not_unseen() -> None:
+    process = BettingProcess(0.1, 0.05)
+    while not process.observe(1):
+        pass
+    assert all(process.observe(0) for _ in range(500))
+    assert process.log_capital < 0
+
+
 def test_safety_of_a_rollout_halts_the_bad_and_passes_the_good() -> None:
     """Failure of 2 % is allowed; 100 boxes, level 5 %."""
     generator = np.random.default_rng(11)
