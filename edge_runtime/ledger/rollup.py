@@ -63,7 +63,7 @@ class Retention:
     max_detail_rows: int = 1_000_000
     max_groups: int = 256
     day_rollup_days: int = 400
-    chunk_rows: int = 20_000
+    chunk_rows: int = 2000
 
     def __post_init__(self) -> None:
         for name, least in (
