@@ -112,7 +112,7 @@ class Host:
         worker = self._loaded(model).worker
         if not isinstance(worker, EncodeWorker):
             raise UsageError(f"{model} has no embeddings or labels to give", param="model")
-        future = worker.submit(inputs)
+        future = worker.submit(inputs, request_class)
         self.engine.wake()
         return await asyncio.wrap_future(future)
 

@@ -1,7 +1,8 @@
 """Runs encoder requests in batches by token budget, one batch a turn.
 
-Inputs of all waiting requests are batched together, sorted by length inside a window, oldest
-first, so that one long request cannot hold a short one up for more than a batch. While a decoder
+Inputs of all waiting requests of a class are batched together, sorted by length inside a window,
+oldest first, so that one long request cannot hold a short one up for more than a batch.
+Interactive requests go before batch ones, which get every fourth turn all the same. While a decoder
 is busy the budget shrinks to what fits `busy_target_ms`, learned from the runs.
 
 `submit` may be called from any thread; `turn` only from the engine thread.
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edge_runtime.core import EncoderModel, FloatArray
+from edge_runtime.core import EncoderModel, FloatArray, RequestClass
 from edge_runtime.errors import CapacityError, EdgeError, UsageError
 from edge_runtime.metrics import EngineObserver
 from edge_runtime.scheduler.cost import StepCost
@@ -27,6 +28,11 @@ WINDOW_BUDGETS = 8
 """Waiting inputs looked at for one batch, in token budgets; sorting further gains nothing."""
 
 MAX_ROWS = 256
+
+BATCH_EVERY = 4
+"""Turns of which one is given to batch requests while interactive ones wait too."""
+
+_Queue = deque[tuple["_Job", int]]
 
 
 @dataclass(slots=True, eq=False)
@@ -51,12 +57,18 @@ class EncodeWorker:
     observer: EngineObserver
     clock: Callable[[], float]
     cost: StepCost = field(default_factory=lambda: StepCost(base_ms=2.0, slope_ms=0.2))
-    _waiting: deque[tuple[_Job, int]] = field(default_factory=deque)
+    _interactive: _Queue = field(default_factory=deque)
+    _batch: _Queue = field(default_factory=deque)
+    _turns: int = 0
     _waiting_tokens: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closed: EdgeError | None = None
 
-    def submit(self, inputs: Sequence[Sequence[int]]) -> Future[FloatArray]:
+    def submit(
+        self,
+        inputs: Sequence[Sequence[int]],
+        request_class: RequestClass = RequestClass.INTERACTIVE,
+    ) -> Future[FloatArray]:
         """Queue inputs; the future gives float32 [len(inputs), width].
 
         Cancelling the future takes what has not run yet out of the queue. Raises `UsageError`
@@ -82,14 +94,19 @@ class EncodeWorker:
                     retry_after_s=max(1.0, wait_s),
                     reason="queue_full",
                 )
-            self._waiting.extend((job, index) for index in range(len(inputs)))
+            queue = self._batch if request_class is RequestClass.BATCH else self._interactive
+            queue.extend((job, index) for index in range(len(inputs)))
             self._waiting_tokens += tokens
         return future
 
     @property
     def busy(self) -> bool:
         """True while inputs wait."""
-        return bool(self._waiting)
+        return bool(self._interactive or self._batch)
+
+    def waiting(self, request_class: RequestClass) -> int:
+        """Inputs of a class that have not run yet."""
+        return len(self._batch if request_class is RequestClass.BATCH else self._interactive)
 
     def turn(self, *, beside_decoder: bool) -> bool:
         """Run one batch. False when nothing waited."""
@@ -124,8 +141,9 @@ class EncodeWorker:
         """The engine stops: every waiting request gets `error`, and no more are taken."""
         with self._lock:
             self._closed = error
-            jobs = [job for job, _ in self._waiting]
-            self._waiting.clear()
+            jobs = [job for job, _ in (*self._interactive, *self._batch)]
+            self._interactive.clear()
+            self._batch.clear()
             self._waiting_tokens = 0
         self._fail(jobs, error)
 
@@ -140,10 +158,11 @@ class EncodeWorker:
 
     def _take(self, budget: int) -> list[tuple[_Job, int]]:
         """The batch that holds the oldest waiting input, out of a bounded window."""
+        queue = self._queue()
         window: list[tuple[_Job, int]] = []
         tokens = 0
-        while self._waiting and tokens < WINDOW_BUDGETS * self.batch_tokens:
-            job, index = self._waiting.popleft()
+        while queue and tokens < WINDOW_BUDGETS * self.batch_tokens:
+            job, index = queue.popleft()
             if job.future.cancelled() or job.future.done():
                 self._waiting_tokens -= len(job.inputs[index])
                 continue
@@ -153,12 +172,19 @@ class EncodeWorker:
             return []
         batches = plan_batches([len(job.inputs[index]) for job, index in window], budget, MAX_ROWS)
         chosen = set(next(batch for batch in batches if 0 in batch))
-        self._waiting.extendleft(
+        queue.extendleft(
             item for place, item in reversed(list(enumerate(window))) if place not in chosen
         )
         batch = [window[place] for place in sorted(chosen)]
         self._waiting_tokens -= sum(len(job.inputs[index]) for job, index in batch)
         return batch
+
+    def _queue(self) -> _Queue:
+        """Whose turn it is."""
+        self._turns += 1
+        if self._batch and (not self._interactive or self._turns % BATCH_EVERY == 0):
+            return self._batch
+        return self._interactive
 
     def _fail(self, jobs: Sequence[_Job], error: EdgeError) -> None:
         for job in jobs:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.core import FloatArray
-from edge_runtime.engine.encode_worker import MAX_ROWS, EncodeWorker
+from edge_runtime.core import FloatArray, RequestClass
+from edge_runtime.engine.encode_worker import BATCH_EVERY, MAX_ROWS, EncodeWorker
 from edge_runtime.engine.fake import FakeEncoder
 from edge_runtime.errors import CapacityError, EngineError, UsageError
 from edge_runtime.metrics import NullObserver
@@ -191,3 +191,19 @@ def test_a_worker_that_was_ended_takes_nothing() -> None:
     with pytest.raises(EngineError, match="it ended"):
         worker.submit(inputs(1))
     assert worker.turn(beside_decoder=False) is False
+
+
+def test_interactive_requests_go_first_and_batch_ones_are_not_starved() -> None:
+    worker = make()
+    bulk = worker.submit(inputs(*[60] * 200), RequestClass.BATCH)
+    worker.turn(beside_decoder=False)
+    urgent = [worker.submit(inputs(*[60] * 100)) for _ in range(3)]
+    turns = 0
+    while not all(future.done() for future in urgent):
+        assert worker.turn(beside_decoder=False)
+        turns += 1
+        assert not bulk.done()
+    waiting = worker.waiting(RequestClass.BATCH)
+    assert 0 < waiting <= 200 - turns // BATCH_EVERY
+    drain(worker)
+    assert bulk.done()
