@@ -41,15 +41,30 @@ static inline __attribute__((always_inline)) void turn(const float *const *rows,
         memcpy(to + i * BLOCK, &a[i], sizeof a[i]);
 }
 
+/* Memory wanted soon, fetched evenly while there is work to do: turning a block of keys fetches
+ * the block of values beside it, and multiplying fetches the block of keys that comes next. */
+typedef struct {
+    const char *at, *end;
+} edge_fetch;
+
+static inline edge_fetch edge_fetch_floats(const float *from, size_t floats) {
+    return (edge_fetch){(const char *)from, (const char *)(from + floats)};
+}
+
 /* The first `count` keys as [dim][BLOCK]; places behind them repeat the last, which nobody uses. */
-static void turn_keys(const float *keys, size_t count, size_t dim, float *to) {
+static void turn_keys(const float *keys, size_t count, size_t dim, float *to, edge_fetch fetch) {
     for (size_t first = 0; first < edge_round_up(count, PAIR); first += LANES) {
         const float *rows[LANES];
         for (size_t i = 0; i < LANES; ++i)
             rows[i] = keys + (first + i < count ? first + i : count - 1) * dim;
         size_t d = 0;
-        for (; d + LANES <= dim; d += LANES)
+        for (; d + LANES <= dim; d += LANES) {
+            for (int line = 0; line < LANES * LANES / 16 && fetch.at < fetch.end; ++line) {
+                _mm_prefetch(fetch.at, _MM_HINT_T0);
+                fetch.at += EDGE_LINE;
+            }
             turn(rows, d, to + d * BLOCK + first);
+        }
         for (; d < dim; ++d)
             for (size_t i = 0; i < LANES; ++i)
                 to[d * BLOCK + first + i] = rows[i][d];
@@ -61,7 +76,8 @@ static void turn_keys(const float *keys, size_t count, size_t dim, float *to) {
 static inline __attribute__((always_inline)) void product(const float *a, const float *b,
                                                           size_t b_row, size_t count, float *c,
                                                           size_t c_row, const int rows,
-                                                          const int fresh) {
+                                                          const int fresh, edge_fetch *fetch) {
+    const char *ahead = fetch->at, *const end = fetch->end;
     edge_vf sum[EDGE_TILE][2];
 #pragma GCC unroll 14
     for (int r = 0; r < rows; ++r) {
@@ -76,6 +92,8 @@ static inline __attribute__((always_inline)) void product(const float *a, const 
         memcpy(&b0, b, sizeof b0);
         memcpy(&b1, b + LANES, sizeof b1);
         b += b_row;
+        _mm_prefetch(ahead, _MM_HINT_T0);
+        ahead += ahead < end ? EDGE_LINE : 0;
 #pragma GCC unroll 14
         for (int r = 0; r < rows; ++r) {
             const edge_vf x = edge_set(a[r * BLOCK + i]);
@@ -83,6 +101,7 @@ static inline __attribute__((always_inline)) void product(const float *a, const 
             sum[r][1] = edge_fma(x, b1, sum[r][1]);
         }
     }
+    fetch->at = ahead;
 #pragma GCC unroll 14
     for (int r = 0; r < rows; ++r) {
         memcpy(c + (size_t)r * c_row, &sum[r][0], sizeof sum[r][0]);
@@ -94,12 +113,14 @@ typedef struct {
     const float *a, *b;
     float *c;
     size_t b_row, c_row, count, columns;
+    edge_fetch *fetch;
 } edge_product;
 
 static inline __attribute__((always_inline)) void across(const edge_product *p, const int rows,
                                                          const int fresh) {
     for (size_t column = 0; column < p->columns; column += PAIR)
-        product(p->a, p->b + column, p->b_row, p->count, p->c + column, p->c_row, rows, fresh);
+        product(p->a, p->b + column, p->b_row, p->count, p->c + column, p->c_row, rows, fresh,
+                p->fetch);
 }
 
 #define EDGE_CASE(n)         \
@@ -215,6 +236,7 @@ static void place_query(const edge_queries *task, size_t row, size_t rows, float
 typedef struct {
     float *q, *scores, *sums, *peaks, *turned, *values;
     size_t rows, width, sums_row;
+    edge_fetch next;
 } edge_desk;
 
 /* Places of the block at `base` that the query of `row` sees: lo .. hi - 1. */
@@ -226,7 +248,7 @@ static inline void seen(const edge_queries *task, size_t row, size_t base, size_
 }
 
 /* Rows `row` .. `row + rows - 1` against the block at `base`. */
-static void attend_tile(const edge_queries *task, const edge_desk *desk, size_t row, size_t rows,
+static void attend_tile(const edge_queries *task, edge_desk *desk, size_t row, size_t rows,
                         size_t base, const float *values, size_t values_row) {
     size_t lo[EDGE_TILE], hi[EDGE_TILE];
     for (size_t r = 0; r < rows; ++r)
@@ -239,7 +261,7 @@ static void attend_tile(const edge_queries *task, const edge_desk *desk, size_t 
             .a = desk->q + (d * desk->rows + row * BLOCK), .b = desk->turned + d * BLOCK,
             .c = scores, .b_row = BLOCK, .c_row = BLOCK,
             .count = task->dim - d < BLOCK ? task->dim - d : BLOCK,
-            .columns = edge_round_up(hi[rows - 1], PAIR)};
+            .columns = edge_round_up(hi[rows - 1], PAIR), .fetch = &desk->next};
         multiply_rows(&p, rows, d == 0);
     }
     for (size_t r = 0; r < rows; ++r)
@@ -254,7 +276,8 @@ static void attend_tile(const edge_queries *task, const edge_desk *desk, size_t 
         const edge_product p = {
             .a = scores + r * BLOCK + lo[r], .b = values + lo[r] * values_row,
             .c = desk->sums + (row + r) * desk->sums_row, .b_row = values_row,
-            .c_row = desk->sums_row, .count = hi[r] - lo[r], .columns = desk->width};
+            .c_row = desk->sums_row, .count = hi[r] - lo[r], .columns = desk->width,
+            .fetch = &desk->next};
         multiply_rows(&p, same, 0);
     }
 }
@@ -293,7 +316,11 @@ static void edge_attend(const edge_queries *task, float *memory) {
     for (size_t base = start / BLOCK * BLOCK; base < end; base += BLOCK) {
         const size_t count = end - base < BLOCK ? end - base : BLOCK;
         const float *values = task->values + base * dim;
-        turn_keys(task->keys + base * dim, count, dim, desk.turned);
+        const size_t next = end - base - count < BLOCK ? end - base - count : BLOCK;
+        desk.next = next ? edge_fetch_floats(task->keys + (base + count) * dim, next * dim)
+                         : edge_fetch_floats(task->next_keys, task->next_count * dim);
+        turn_keys(task->keys + base * dim, count, dim, desk.turned,
+                  edge_fetch_floats(values, count * dim));
         if (dim != desk.width) { /* the products read whole pairs of vectors */
             for (size_t i = 0; i < count; ++i) {
                 memcpy(desk.values + i * desk.width, values + i * dim, dim * sizeof(float));

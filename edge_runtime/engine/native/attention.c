@@ -7,7 +7,7 @@
 enum {
     TASK_ROWS = 112,         /* query rows (queries x heads of a group) that share turned keys */
     APPEND_ROWS = 64,        /* new keys of a task where queries are dealt out separately */
-    SERIAL_WORK = 1 << 18,   /* multiplications done sooner than a thread wakes up */
+    SERIAL_WORK = 1 << 16,   /* multiplications done sooner than a thread wakes up */
     SLOTS = 16,
 };
 
@@ -65,6 +65,7 @@ typedef struct {
     const edge_attention *attention;
     const edge_step *step;
     const piece *pieces;
+    size_t count;
     int owned; /* a piece is all of its slot and head: it brings its own keys in */
     atomic_int short_of_memory;
 } job;
@@ -95,6 +96,17 @@ static void append_piece(void *data, size_t index) {
     append(j, &j->pieces[index]);
 }
 
+/* Where the keys that a piece attends first begin. */
+static const float *first_keys(const job *j, const piece *p, size_t *count) {
+    const edge_attention *a = j->attention;
+    const size_t place = cached(j->step, p->slot) + p->first, end = place + p->count;
+    size_t start = a->window && place + 1 > a->window ? place + 1 - a->window : 0;
+    start = start / EDGE_KEY_BLOCK * EDGE_KEY_BLOCK;
+    *count = end - start < EDGE_KEY_BLOCK ? end - start : EDGE_KEY_BLOCK;
+    const size_t base = (p->slot * a->kv_heads + p->head) * j->step->capacity;
+    return j->step->keys + (base + start) * a->dim;
+}
+
 static void attend_piece(void *data, size_t index) {
     job *j = data;
     const piece *p = &j->pieces[index];
@@ -103,9 +115,13 @@ static void attend_piece(void *data, size_t index) {
     const size_t group = a->heads / a->kv_heads, row = p->start + p->first;
     const size_t base = (p->slot * a->kv_heads + p->head) * step->capacity * a->dim;
     const size_t column = p->head * group * a->dim;
+    size_t near;
+    const char *first = (const char *)first_keys(j, p, &near);
+    for (size_t at = 0; at < near * a->dim * sizeof(float); at += EDGE_LINE)
+        __builtin_prefetch(first + at); /* under way while rows are turned to their places */
     if (j->owned)
         append(j, p);
-    const edge_queries task = {
+    edge_queries task = {
         .q = step->q + row * step->q_row + column,
         .out = step->out + row * a->heads * a->dim + column,
         .keys = step->keys + base,
@@ -121,6 +137,8 @@ static void attend_piece(void *data, size_t index) {
         .window = a->window,
         .scale = a->scale,
     };
+    if (index + 1 < j->count) /* a thread takes neighbours while it finds them */
+        task.next_keys = first_keys(j, p + 1, &task.next_count);
     desk *d = take_desk(edge_attend_floats(p->count, group, a->dim));
     if (!d) {
         atomic_store(&j->short_of_memory, 1);
@@ -130,7 +148,7 @@ static void attend_piece(void *data, size_t index) {
     give_desk(d);
 }
 
-const char *edge_attention_check(const edge_attention *attention, const edge_step *step) {
+const char *edge_attention_check(const edge_step *step) {
     size_t rows = 0;
     for (size_t slot = 0; slot < step->slots; ++slot) {
         const int64_t count = step->counts[slot], total = (int64_t)step->last[slot] + 1;
@@ -146,7 +164,6 @@ const char *edge_attention_check(const edge_attention *attention, const edge_ste
         if ((size_t)total > step->positions)
             return "cached and new tokens reach beyond the rope tables";
     }
-    (void)attention;
     return rows == step->tokens ? NULL : "query_seqlens must add up to the packed rows";
 }
 
@@ -210,6 +227,7 @@ int edge_attention_run(const edge_attention *attention, const edge_step *step,
      * tokens are many small ones, not worth it. */
     if (count < step->tokens * attention->kv_heads)
         qsort(pieces, count, sizeof *pieces, by_work);
+    j.count = count;
     if (!*error)
         *error = run(&j, count, attend_piece, work <= SERIAL_WORK, parallel);
     if (pieces != few)

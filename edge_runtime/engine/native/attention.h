@@ -37,7 +37,7 @@ typedef struct {
 } edge_step;
 
 /* Why the step cannot run, or NULL. */
-const char *edge_attention_check(const edge_attention *attention, const edge_step *step);
+const char *edge_attention_check(const edge_step *step);
 
 /* Run a step that was checked. `*error` receives what `parallel` returned. 0, or -1 when memory is
  * short: the output is then incomplete. */

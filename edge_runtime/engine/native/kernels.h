@@ -75,6 +75,8 @@ typedef struct {
     size_t queries, first;      /* the first query's place in its sequence */
     size_t group, dim, window;  /* window 0: all keys */
     float scale;
+    const float *next_keys;     /* fetched ahead: the first keys of what comes next */
+    size_t next_count;
 } edge_queries;
 
 typedef struct {

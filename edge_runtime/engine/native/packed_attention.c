@@ -109,7 +109,7 @@ static const char *understand(const kernel *self, const tensor *in, edge_attenti
                         .kv_row = self->joined ? q + 2 * kv : kv,
                         .counts = in[COUNTS].data, .last = in[LAST].data,
                         .cos = cos->data, .sin = in[SIN].data};
-    return edge_attention_check(attention, step);
+    return edge_attention_check(step);
 }
 
 /* The present as an output; the past's contents are brought over when it lies elsewhere. */

@@ -1,9 +1,10 @@
 /* Plain C entries beside the operators: what the loader asks before it trusts the library, and
  * what tests and sanitizers drive without onnxruntime. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "linear.h"
+#include "attention.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -51,6 +52,30 @@ EXPORT int edge_layer_run(const edge_linear *layer, const float *x, size_t m, fl
                           int32_t *raw) {
     void *error;
     return edge_linear_run(layer, x, m, out, raw, &serial, &error);
+}
+
+/* Attention of `tokens` joined rows from the start of one empty slot of `capacity`, on the calling
+ * thread; cos and sin have as many positions. 0, 1 when the set cannot run here, -1 when the step
+ * does not fit or memory is short. */
+EXPORT int edge_attention_once(const char *set, size_t tokens, size_t heads, size_t kv_heads,
+                               size_t dim, size_t window, size_t capacity, const float *rows,
+                               float *keys, float *values, const float *cos, const float *sin,
+                               float *out) {
+    const edge_kernels *kernels = edge_kernels_named(set);
+    if (!kernels)
+        return 1;
+    const edge_attention attention = {.kernels = kernels, .heads = heads, .kv_heads = kv_heads,
+                                      .dim = dim, .window = window,
+                                      .scale = 1.0f / sqrtf((float)dim)};
+    const int32_t count = (int32_t)tokens, last = count - 1;
+    const size_t row = (heads + 2 * kv_heads) * dim;
+    const edge_step step = {.tokens = tokens, .slots = 1, .capacity = capacity,
+                            .positions = capacity, .q = rows, .k = rows + heads * dim,
+                            .v = rows + (heads + kv_heads) * dim, .q_row = row, .kv_row = row,
+                            .counts = &count, .last = &last, .keys = keys, .values = values,
+                            .cos = cos, .sin = sin, .out = out};
+    void *error;
+    return edge_attention_check(&step) ? -1 : edge_attention_run(&attention, &step, &serial, &error);
 }
 
 static int8_t weight_at(size_t k, size_t n) {

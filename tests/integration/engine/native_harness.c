@@ -10,6 +10,9 @@ void edge_layer_free(edge_linear *layer);
 int edge_layer_run(const edge_linear *layer, const float *x, size_t m, float *out, int32_t *raw);
 const char *edge_kernel_set(void);
 int edge_self_test(void);
+int edge_attention_once(const char *set, size_t tokens, size_t heads, size_t kv_heads, size_t dim,
+                        size_t window, size_t capacity, const float *rows, float *keys,
+                        float *values, const float *cos, const float *sin, float *out);
 
 static int check(const char *set, size_t m, size_t k, size_t n, int transposed) {
     int8_t *w = malloc(k * n); /* exact sizes, so that a byte too far is seen */
@@ -47,14 +50,47 @@ static int check(const char *set, size_t m, size_t k, size_t n, int transposed) 
     return wrong;
 }
 
+/* Slots that the tokens fill to the last float, and values of one: so is every mean of them. */
+static int attend(const char *set, size_t tokens, size_t group, size_t dim, size_t window) {
+    const size_t heads = 2 * group, row = (heads + 4) * dim;
+    float *rows = malloc(tokens * row * sizeof *rows), *out = malloc(tokens * heads * dim * sizeof *out);
+    float *keys = malloc(2 * tokens * dim * sizeof *keys), *values = malloc(2 * tokens * dim * sizeof *values);
+    float *cos = malloc(tokens * dim / 2 * sizeof *cos), *sin = calloc(tokens * dim / 2, sizeof *sin);
+    for (size_t i = 0; i < tokens * row; ++i)
+        rows[i] = i % row < (heads + 2) * dim ? (float)((int)(i * 53 % 255) - 127) / 64 : 1.0f;
+    for (size_t i = 0; i < tokens * dim / 2; ++i)
+        cos[i] = 1;
+    int wrong = edge_attention_once(set, tokens, heads, 2, dim, window, tokens, rows, keys, values, cos, sin, out);
+    for (size_t i = 0; i < tokens * heads * dim && !wrong; ++i)
+        wrong |= !(out[i] > 0.9999f && out[i] < 1.0001f);
+    wrong |= tokens > 1 && edge_attention_once(set, tokens, heads, 2, dim, window, tokens - 1, rows, keys,
+                                               values, cos, sin, out) != -1;
+    free(rows);
+    free(out);
+    free(keys);
+    free(values);
+    free(cos);
+    free(sin);
+    return wrong;
+}
+
 int main(void) {
     static const char *const sets[] = {"avx512vnni", "avxvnni", "avx2"};
     static const size_t widths[] = {1, 3, 8, 31, 65, 200}, columns[] = {1, 7, 16, 33, 96, 97};
+    static const size_t tokens[] = {1, 5, 64, 70, 130}, groups[] = {1, 3, 7}, heads[] = {2, 10, 32, 64, 80};
     int failures = edge_kernel_set() ? edge_self_test() != 0 : 0;
     for (size_t s = 0; s < 3; ++s) {
         if (!edge_kernels_named(sets[s]))
             continue;
         printf("%s\n", sets[s]);
+        for (size_t t = 0; t < 5; ++t)
+            for (size_t g = 0; g < 3; ++g)
+                for (size_t d = 0; d < 5; ++d)
+                    if (attend(sets[s], tokens[t], groups[g], heads[d], t % 2 ? 33 : 0)) {
+                        printf("wrong: %s attention of %zu, group %zu, width %zu\n", sets[s], tokens[t],
+                               groups[g], heads[d]);
+                        ++failures;
+                    }
         for (size_t m = 1; m < 33; ++m)
             for (size_t k = 0; k < 6; ++k)
                 for (size_t n = 0; n < 6; ++n)
