@@ -70,7 +70,7 @@ def reference(shape: Shape, rows: Floats, keys: Floats, values: Floats) -> Float
     return found.astype(np.float32)
 
 
-def model(shape: Shape, *, joined: bool = True, **attributes: float) -> bytes:
+def model(shape: Shape, *, joined: bool = True, **attributes: Any) -> bytes:
     """A graph of the one operator."""
     names = ["q", "past_key", "past_value", "counts", "last", "cos", "sin"]
     names += [] if joined else ["k", "v"]

@@ -9,16 +9,21 @@ import numpy as np
 import onnx
 import pytest
 
-from edge_runtime.bundle.manifest import EncoderGraph
+from edge_runtime.bundle.manifest import DecoderGraph, EncoderGraph
 from edge_runtime.bundle.pack import load_manifest, verify
+from edge_runtime.core import StepPlan, StepRow
 from edge_runtime.engine import native
+from edge_runtime.engine.decoder import DecoderSession
 from edge_runtime.engine.encoder import EncoderSession
 from export_tools.build import Identity, Request, build
 from export_tools.decoder import build_variant
+from export_tools.decoder.config import parse_config, read_config
+from export_tools.decoder.graph import DecoderBuilder
 from export_tools.draft import VariantDraft
 from export_tools.encoder.export import build_variant as build_encoder
 from export_tools.graph import GraphBuilder
 from export_tools.quant import Float32, Int8Rows, NativeRows, NBits, QuantPlan, native_plan
+from export_tools.weights import Checkpoint
 from tests.support import encoders
 from tests.support.decoders import GraphRunner, run_chunks, write_checkpoint
 
@@ -75,14 +80,63 @@ def test_a_native_decoder_keeps_a_row_from_its_company(library: Path, tmp_path: 
     expected = run_chunks(alone, PROMPTS[:1], [chunk[:1] for chunk in CHUNKS])[0]
     company = GraphRunner(graph, slots=3, capacity=32, native=library)
     found = run_chunks(company, PROMPTS, CHUNKS)[0]
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    np.testing.assert_array_equal(found, expected)
+    single = GraphRunner(graph, slots=1, capacity=32, native=library)
+    by_token = run_chunks(single, PROMPTS[:1], [[1]] * len(PROMPTS[0]))[0]
+    np.testing.assert_array_equal(by_token, expected)
+
+
+@pytest.mark.parametrize("changes", [{}, BIASED, NORMED], ids=["plain", "biased", "normed"])
+def test_packed_attention_alone_gives_the_portable_logits(
+    changes: dict[str, Any], library: Path, tmp_path: Path
+) -> None:
+    """The rest of both graphs in float32, so that no code of an activation can flip."""
+    source = write_checkpoint(tmp_path / "source", **changes)
+    config, checkpoint = parse_config(read_config(source)), Checkpoint(source)
+    found = []
+    for packed in (False, True):
+        path = tmp_path / f"packed-{packed}.onnx"
+        with GraphBuilder(path, "decoder") as graph:
+            plan = QuantPlan(Float32(), {})
+            DecoderBuilder(graph, checkpoint, config, plan, packed=packed).build()
+            graph.save()
+        runner = GraphRunner(path, slots=3, capacity=32, native=library)
+        found.append(run_chunks(runner, PROMPTS, CHUNKS))
+    for want, got in zip(*found, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_a_native_session_runs_a_mixed_step_at_once(library: Path, tmp_path: Path) -> None:
+    draft = build_variant(write_checkpoint(tmp_path / "source"), tmp_path, VARIANT)
+    assert isinstance(draft.contract, DecoderGraph)
+    graph = native_file(tmp_path, draft)
+    rng = np.random.default_rng(1)
+    prompts = [[int(t) for t in rng.integers(0, 300, size)] for size in (5, 150, 9)]
+    alone, company = (
+        DecoderSession(
+            graph, draft.contract, slots=4, max_len=200, max_chunk=200, threads=2, native=True
+        )
+        for _ in range(2)
+    )
+    company.step(StepPlan((StepRow(0, prompts[0][:4], 0, False),)))
+    step = StepPlan(
+        (
+            StepRow(3, prompts[2], 0, True),
+            StepRow(0, prompts[0][4:], 4, True),
+            StepRow(1, prompts[1], 0, True),
+        )
+    )
+    got = company.step(step).copy()
+    for row, prompt in zip(got, (prompts[2], prompts[0], prompts[1]), strict=True):
+        want = alone.step(StepPlan((StepRow(2, prompt, 0, True),)))[0]
+        np.testing.assert_array_equal(row, want)
 
 
 def test_a_layer_is_few_nodes(tmp_path: Path) -> None:
     draft = build_variant(write_checkpoint(tmp_path / "source"), tmp_path, "int8")
     graph = onnx.load(native_file(tmp_path, draft), load_external_data=False).graph
     kinds = [node.op_type for node in graph.node]
-    assert kinds.count("RowGatedLinear") == 2
+    assert kinds.count("RowGatedLinear") == kinds.count("PackedAttention") == 2
     assert kinds.count("RowLinear") == 7  # qkv, o and down of two layers, and the head
     assert not {"MatMulIntegerToFloat", "QuantizeLinear", "Split", "Transpose"} & set(kinds)
 

@@ -70,6 +70,17 @@ def test_padding_of_a_run_is_bounded(rows: list[StepRow]) -> None:
 
 
 @given(steps())
+def test_without_padding_a_step_is_one_run(rows: list[StepRow]) -> None:
+    (run,) = pack_step(rows, padded=False)
+    ordered = sorted(rows, key=lambda row: row.slot)
+    assert run.input_ids.tolist() == [token for row in ordered for token in row.tokens]
+    inside = run.query_seqlens > 0
+    assert run.query_seqlens[inside].tolist() == [row.new_len for row in ordered]
+    assert (np.flatnonzero(inside) + run.first).tolist() == [row.slot for row in ordered]
+    assert run.pad_index.size == run.unpad_index.size == 1
+
+
+@given(steps())
 def test_the_bound_of_the_lengths_leaves_room_for_the_padded_chunk(rows: list[StepRow]) -> None:
     for run in pack_step(rows):
         width = run.pad_index.shape[1]
