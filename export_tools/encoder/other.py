@@ -5,7 +5,7 @@ linear layers and large embeddings are written in the variant's weight format in
 `int8` means the same per-row arithmetic everywhere. Pooling and normalisation are appended. The
 result keeps the contract `encoder-padded/1`.
 
-Needs torch, transformers and optimum (the `export` extra), unlike everything else here.
+Needs torch, transformers and optimum (the `train` extra), unlike everything else here.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _trace(checkpoint: Path, directory: Path, task: Task) -> onnx.ModelProto:
         from optimum.exporters.onnx import main_export
     except ImportError as error:
         raise UsageError(
-            "this encoder needs optimum: install edge-runtime[export] with a CPU torch",
+            "this encoder needs optimum: install edge-runtime[train] with a CPU torch",
             param="checkpoint",
         ) from error
     try:
