@@ -86,7 +86,7 @@ def test_sampling_defaults_are_taken_unless_the_authors_chose_greedy(tmp_path: P
     sampled = metadata(tmp_path, generation_config=settings).sampling()
     assert sampled.defaults == {"temperature": 0.6, "top_k": 20.0}
     greedy = metadata(tmp_path, generation_config={**settings, "do_sample": False}).sampling()
-    assert greedy.defaults == {}
+    assert greedy.defaults == {"temperature": 0.0}
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
