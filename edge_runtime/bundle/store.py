@@ -95,8 +95,8 @@ class Store:
                 store.recovered = store.recover()
             except BlockingIOError as error:
                 raise ConfigError(
-                    f"the store {root} is in use by another process: stop that one, ask it over "
-                    "its API, or set another store directory"
+                    f"the store {root} is in use by another process: stop that one, "
+                    "or set another store directory"
                 ) from error
             except OSError as error:
                 raise ConfigError(f"the store {root} cannot be used: {error}") from error
