@@ -196,7 +196,7 @@ class EngineSettings(_Section):
     allow_spinning: bool = Field(
         default=True,
         description="Let threads spin between the operators of one model run, never between "
-        "runs: 10 to 20 percent faster steps; turn it off where other work needs the cores more.",
+        "runs: about a tenth faster steps; turn it off where other work needs the cores more.",
     )
     native_kernels: Literal["auto", "on", "off"] = Field(
         "auto",

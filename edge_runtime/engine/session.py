@@ -1,8 +1,8 @@
 """The one place that makes onnxruntime sessions.
 
 Sessions run on the CPU. The number of threads is the caller's, from `usable_cpus`. Weights in
-external data files are mapped, not read. Idle threads sleep: an edge box has other work, and a
-spinning pool of one model takes the cores from the next one's.
+external data files are mapped, not read. Between runs threads always sleep: an edge box has other
+work. Whether they spin between the operators of one run is the caller's choice.
 """
 
 from __future__ import annotations
