@@ -1,0 +1,1 @@
+"""Answer here or escalate: policy, certificates, frontier endpoints, and who pays."""
