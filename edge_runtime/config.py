@@ -15,12 +15,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
 )
+
+from edge_runtime.config_section import Section
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _TENANT = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -33,13 +33,7 @@ def _expand(path: Path) -> Path:
 HomePath = Annotated[Path, AfterValidator(_expand)]
 
 
-class _Section(BaseModel):
-    """A table of the settings file; a key it does not know is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """Where the daemon listens, who may ask, and how much."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -136,7 +130,7 @@ class ServerSettings(_Section):
         return self
 
 
-class StoreSettings(_Section):
+class StoreSettings(Section):
     """Where bundles lie."""
 
     path: HomePath = Field(
@@ -145,7 +139,7 @@ class StoreSettings(_Section):
     )
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """What one model gets; a key left out takes the bundle's or `[models]`'s value."""
 
     variant: str | None = Field(None, description="Which variant of the bundle to run.")
@@ -160,7 +154,7 @@ class ModelSettings(_Section):
     )
 
 
-class ModelsSettings(_Section):
+class ModelsSettings(Section):
     """Which models run, and with what."""
 
     serve: list[str] = Field(
@@ -184,7 +178,7 @@ class ModelsSettings(_Section):
     )
 
 
-class EngineSettings(_Section):
+class EngineSettings(Section):
     """How model runs are made."""
 
     threads: int = Field(
@@ -245,7 +239,7 @@ class EngineSettings(_Section):
         return self
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """What the daemon writes to standard error."""
 
     format: Literal["console", "json"] = Field("console", description="Lines for people or JSON.")
@@ -254,7 +248,7 @@ class LogSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything an operator may set."""
 
     server: ServerSettings = Field(default_factory=ServerSettings)
