@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edge_runtime import __version__
 from edge_runtime.bundle.canonical import canonical_bytes
-from edge_runtime.bundle.manifest import SCHEMA, Manifest
+from edge_runtime.bundle.manifest import SCHEMA, Manifest, Sampling
 from edge_runtime.bundle.pack import pack
 from edge_runtime.core import Kind
 from edge_runtime.engine.offline import self_check
@@ -67,6 +67,7 @@ class Request:
     """What to export. `task` is for encoders: embed or classify (default: by the checkpoint).
     `max_context` caps a decoder's context in tokens. `limits` replace limits of the gate by name.
     `golden` are inputs whose answers every box must give; `max_output_tokens` caps answers.
+    `sampling` replaces defaults of the checkpoint's generation config by name.
     """
 
     checkpoint: Path
@@ -78,6 +79,7 @@ class Request:
     limits: Mapping[str, float] = field(default_factory=dict)
     golden: Sequence[GoldenInput] = ()
     max_output_tokens: int | None = None
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +234,9 @@ def _generate_sections(
     """Chat template and sampling of a generator; copies the template into the bundle."""
     if kind is not Kind.GENERATE:
         return {}
-    sampling = metadata.sampling().model_copy(
-        update={"max_output_tokens": request.max_output_tokens}
+    sampling = Sampling(
+        defaults={**metadata.sampling_defaults(), **request.sampling},
+        max_output_tokens=request.max_output_tokens,
     )
     sections: dict[str, object] = {"sampling": sampling.model_dump(mode="json")}
     template = metadata.copy_template(directory)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.bundle.manifest import ChatTemplate, Sampling, Tokenizer
+from edge_runtime.bundle.manifest import ChatTemplate, Tokenizer
 from edge_runtime.errors import BundleError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -87,17 +87,16 @@ class CheckpointMetadata:
             eos_token=self._token_text("eos_token") or "",
         )
 
-    def sampling(self) -> Sampling:
+    def sampling_defaults(self) -> dict[str, float]:
         """Defaults the model's authors chose; temperature 0 when they chose greedy decoding."""
         if self._generation.get("do_sample") is False:
-            return Sampling(defaults={"temperature": 0.0})
+            return {"temperature": 0.0}
         stated = {name: self._generation.get(name) for name in _SAMPLING}
-        numbers = {
+        return {
             name: float(value)
             for name, value in stated.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
-        return Sampling(defaults=numbers)
 
     def _special(self, kind: str) -> int | None:
         """The id of the bos or pad token. A token set to null on purpose stays off."""

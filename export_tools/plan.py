@@ -103,6 +103,7 @@ def _from_recipe(
         limits=recipe.gate,
         golden=recipe.golden,
         max_output_tokens=recipe.max_output_tokens,
+        sampling=recipe.sampling.stated(),
     )
 
 

@@ -50,6 +50,20 @@ class TrainedSource(_Table):
     kind: Literal["trained"]
 
 
+class SamplingDefaults(_Table):
+    """What a request gets where it names nothing; wins over the checkpoint's own wishes."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=2)
+
+    def stated(self) -> dict[str, float]:
+        """The values that are given, by name."""
+        return {name: float(value) for name, value in self if value is not None}
+
+
 class Recipe(_Table):
     """The exporter's part of a recipe."""
 
@@ -63,6 +77,7 @@ class Recipe(_Table):
     variants: tuple[str, ...] = ("int8",)
     max_context: int | None = Field(None, gt=0)
     max_output_tokens: int | None = Field(None, gt=0)
+    sampling: SamplingDefaults = SamplingDefaults()
     gate: dict[str, float] = Field(default_factory=dict)
     golden: tuple[GoldenInput, ...] = ()
     train: dict[str, Any] | None = None

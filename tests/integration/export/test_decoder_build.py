@@ -44,7 +44,10 @@ def test_a_bundle_holds_variants_tokenizer_and_template(tmp_path: Path) -> None:
     settings = {"eos_token_id": [319, 317], "temperature": 0.7, "top_k": 20, "do_sample": True}
     (source / "generation_config.json").write_text(json.dumps(settings))
     out = tmp_path / "bundle"
-    manifest = build(request(source, out, variants=("int8", "int4")), gate=passing_gate)
+    manifest = build(
+        request(source, out, variants=("int8", "int4"), sampling={"temperature": 0.0}),
+        gate=passing_gate,
+    )
     verify(out, load_manifest(out))
     assert manifest.kind is Kind.GENERATE
     assert (manifest.name, manifest.version, manifest.release) == ("tiny", "2", 7)
@@ -55,7 +58,7 @@ def test_a_bundle_holds_variants_tokenizer_and_template(tmp_path: Path) -> None:
     assert manifest.tokenizer.eos_token_ids == (319, 317)
     assert manifest.chat_template is not None
     assert manifest.chat_template.eos_token == "<|im_end|>"
-    assert manifest.sampling.defaults == {"temperature": 0.7, "top_k": 20.0}
+    assert manifest.sampling.defaults == {"temperature": 0.0, "top_k": 20.0}
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 

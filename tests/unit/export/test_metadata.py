@@ -83,10 +83,10 @@ def test_a_template_file_wins(tmp_path: Path) -> None:
 
 def test_sampling_defaults_are_taken_unless_the_authors_chose_greedy(tmp_path: Path) -> None:
     settings = {"temperature": 0.6, "top_k": 20, "top_p": True, "max_new_tokens": 9}
-    sampled = metadata(tmp_path, generation_config=settings).sampling()
-    assert sampled.defaults == {"temperature": 0.6, "top_k": 20.0}
-    greedy = metadata(tmp_path, generation_config={**settings, "do_sample": False}).sampling()
-    assert greedy.defaults == {"temperature": 0.0}
+    sampled = metadata(tmp_path, generation_config=settings).sampling_defaults()
+    assert sampled == {"temperature": 0.6, "top_k": 20.0}
+    greedy = metadata(tmp_path, generation_config={**settings, "do_sample": False})
+    assert greedy.sampling_defaults() == {"temperature": 0.0}
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

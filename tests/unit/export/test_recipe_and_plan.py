@@ -108,6 +108,16 @@ def test_a_recipe_decides_and_the_caller_overrides(
     assert changed.variants == ("fp32",)
 
 
+def test_a_recipes_sampling_defaults_are_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cached(tmp_path)
+    recipe = write(tmp_path, RECIPE + "\n[sampling]\ntemperature = 0\ntop_k = 3\n")
+    request = plan_request(recipe, tmp_path / "out", Overrides())
+    assert request.sampling == {"temperature": 0.0, "top_k": 3.0}
+
+
 def test_a_recipe_that_trains_asks_for_its_checkpoint(tmp_path: Path) -> None:
     recipe = write(tmp_path, RECIPE + "\n[train]\ntask = 'classifier'\n")
     with pytest.raises(UsageError, match="edge-export train"):
