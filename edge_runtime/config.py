@@ -11,26 +11,18 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
-    AfterValidator,
     Field,
     field_validator,
     model_validator,
 )
 
-from edge_runtime.config_section import Section
+from edge_runtime.config_section import HomePath, Section
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _TENANT = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
-
-
-def _expand(path: Path) -> Path:
-    return path.expanduser()
-
-
-HomePath = Annotated[Path, AfterValidator(_expand)]
 
 
 class ServerSettings(Section):
