@@ -29,7 +29,13 @@ from edge_runtime.ledger import budget_sql
 from edge_runtime.ledger.budget import BOX_SCOPE, Expiry, Limit, Refused, Reservation, Usage, Window
 from edge_runtime.ledger.database import open_writer
 from edge_runtime.ledger.rollup import Retention, coarsen, drop_strays, roll_up
-from edge_runtime.ledger.rows import ATTEMPT_FIELDS, Attempt, Outcome
+from edge_runtime.ledger.rows import (
+    ATTEMPT_FIELDS,
+    COMPARISON_FIELDS,
+    Attempt,
+    Comparison,
+    Outcome,
+)
 from edge_runtime.ledger.writer import GroupWriter
 
 UPKEEP_EVERY_ROWS = 1000  # less than a chunk, so that upkeep gains on a backlog
@@ -39,6 +45,11 @@ DEFAULT_HOLD_S = 86_400.0
 _COLUMNS = ", ".join(ATTEMPT_FIELDS)
 _MARKS = ", ".join("?" for _ in ATTEMPT_FIELDS)
 _INSERT_ATTEMPT = f"INSERT INTO attempts ({_COLUMNS}) VALUES ({_MARKS})"  # noqa: S608  # constants
+_INSERT_COMPARISON = (
+    f"INSERT INTO comparisons ({', '.join(COMPARISON_FIELDS)}, after_id) "  # noqa: S608  # constants
+    f"VALUES ({', '.join('?' for _ in COMPARISON_FIELDS)}, "
+    "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'attempts'), 0))"
+)
 
 
 class LedgerLike(Protocol):
@@ -50,6 +61,10 @@ class LedgerLike(Protocol):
 
     def outcome(self, outcome: Outcome) -> Future[int]:
         """Keep what became of a task; the result is the event's number."""
+        ...
+
+    def compare(self, comparison: Comparison) -> Future[int]:
+        """Keep whether a local answer and a frontier's agreed; the result is its number."""
         ...
 
     def reserve(
@@ -143,6 +158,10 @@ class Ledger:
     def outcome(self, outcome: Outcome) -> Future[int]:
         """See `LedgerLike.outcome`."""
         return self._writer.submit(lambda connection: _insert_outcome(connection, outcome))
+
+    def compare(self, comparison: Comparison) -> Future[int]:
+        """See `LedgerLike.compare`."""
+        return self._writer.submit(lambda connection: _insert_comparison(connection, comparison))
 
     def reserve(
         self, reservation_id: str, *, worst_nano: int, scopes: Sequence[str] = (BOX_SCOPE,)
@@ -245,5 +264,12 @@ def _insert_outcome(connection: sqlite3.Connection, outcome: Outcome) -> int:
             outcome.source,
         ),
     )
+    assert row.lastrowid is not None
+    return row.lastrowid
+
+
+def _insert_comparison(connection: sqlite3.Connection, comparison: Comparison) -> int:
+    values = [getattr(comparison, name) for name in COMPARISON_FIELDS]
+    row = connection.execute(_INSERT_COMPARISON, values)
     assert row.lastrowid is not None
     return row.lastrowid

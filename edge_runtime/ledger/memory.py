@@ -24,19 +24,20 @@ from edge_runtime.ledger.budget import (
     windows_of,
 )
 from edge_runtime.ledger.ledger import BudgetRules
-from edge_runtime.ledger.rows import Attempt, Outcome
+from edge_runtime.ledger.rows import Attempt, Comparison, Outcome
 
 T = TypeVar("T")
 
 
 @dataclass
 class MemoryLedger:
-    """See `LedgerLike`; `attempts` and `outcomes` can be looked at."""
+    """See `LedgerLike`; `attempts`, `outcomes` and `comparisons` can be looked at."""
 
     clock: Callable[[], int]
     rules: BudgetRules = field(default_factory=BudgetRules)
     attempts: list[Attempt] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
     _usage: dict[Window, Usage] = field(default_factory=dict)
     _made: dict[str, Reservation] = field(default_factory=dict)
     _booked: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -49,6 +50,11 @@ class MemoryLedger:
         """See `LedgerLike.outcome`."""
         self.outcomes.append(outcome)
         return _done(lambda: len(self.outcomes))
+
+    def compare(self, comparison: Comparison) -> Future[int]:
+        """See `LedgerLike.compare`."""
+        self.comparisons.append(comparison)
+        return _done(lambda: len(self.comparisons))
 
     def reserve(
         self, reservation_id: str, *, worst_nano: int, scopes: Sequence[str] = (BOX_SCOPE,)

@@ -3,6 +3,8 @@
 Rules
 - Rows are rolled up in the order of their ids, a chunk in one transaction that adds their sums
   to `rollups` and deletes them: at no moment does a row count twice or not at all.
+- Scores and comparisons are not summed up: they go with the rows, and with them what a replay
+  could say of that time.
 - A row goes when it is older than `detail_days`, or when more than `max_detail_rows` younger
   ones are kept.
 - A task is counted where its last attempt to serve lies, with the verdict known then. So what
@@ -116,6 +118,7 @@ def roll_up(connection: sqlite3.Connection, now_us: int, keep: Retention) -> int
         "attempts AS a WHERE a.tenant = o.tenant AND a.task_id = o.task_id AND a.id > ?))",
         (end, end),
     )
+    connection.execute("DELETE FROM comparisons WHERE after_id <= ?", (end,))
     return connection.execute("DELETE FROM attempts WHERE id <= ?", (end,)).rowcount
 
 

@@ -1,4 +1,4 @@
-"""The ledger's nouns: an attempt and an outcome.
+"""The ledger's nouns: an attempt, an outcome, and a comparison of two answers.
 
 Rules
 - Numbers are integers of small units (nano-units of money, microjoules, microseconds), so that
@@ -6,6 +6,8 @@ Rules
 - `tokens_in` counts the whole prompt; `tokens_cached` is the part of it that was reused.
 - One attempt of a request at most is the one the caller got: `answered`.
 - A task is a tenant's: the same id under two tenants is two tasks.
+- `score_ppm` is the confidence score of a local answer in millionths; a cached answer keeps the
+  score it was made with. `task` is the certified task the score is about, not the caller's.
 - A row with purpose `idle` is the box's idle energy over a while; it belongs to no request.
 
 Nothing here does I/O or reads a clock.
@@ -20,6 +22,7 @@ from dataclasses import dataclass, fields
 from edge_runtime.ledger.money import MAX_NANO
 
 MAX_ID_CHARS = 200
+PPM = 1_000_000
 US_PER_DAY = 86_400_000_000
 
 
@@ -73,6 +76,7 @@ class Attempt:
 
     `attempt` counts from 0 within a request. `model` is `name@version` or the frontier's name;
     `model_digest` is empty for a frontier. `saved_nano` is what a cache hit would have cost.
+    `score_ppm` is None and `task` empty where nothing was scored.
     Raises `ValueError` when a number is negative or a text is too long.
     """
 
@@ -102,6 +106,8 @@ class Attempt:
     status: Status = Status.OK
     reason: str = ""
     answered: bool = False
+    score_ppm: int | None = None
+    task: str = ""
 
     def __post_init__(self) -> None:
         for name in _INTEGERS:
@@ -111,6 +117,7 @@ class Attempt:
         for name in _TEXTS:
             if len(getattr(self, name)) > MAX_ID_CHARS:
                 raise ValueError(f"{name} is longer than {MAX_ID_CHARS} characters; shorten it")
+        _check_score(self.score_ppm)
         if self.tokens_cached > self.tokens_in:
             raise ValueError("tokens_cached exceeds tokens_in, of which it is a part")
         if self.energy_uj and self.energy_source is JouleSource.NONE:
@@ -137,7 +144,7 @@ _INTEGERS = (
 )  # fmt: skip
 _TEXTS = (
     "request_id", "task_id", "model", "tenant", "endpoint", "tag", "model_digest",
-    "price_version", "reason",
+    "price_version", "reason", "task",
 )  # fmt: skip
 ATTEMPT_FIELDS = tuple(one.name for one in fields(Attempt))
 
@@ -163,6 +170,57 @@ class Outcome:
         for name in ("task_id", "tenant", "source"):
             if len(getattr(self, name)) > MAX_ID_CHARS:
                 raise ValueError(f"{name} is longer than {MAX_ID_CHARS} characters; shorten it")
+
+
+class ComparedBy(enum.StrEnum):
+    """How two answers to one request came to be there."""
+
+    AUDIT = "audit"  # a kept answer was drawn, and a frontier asked in the background
+    ESCALATED = "escalated"  # the frontier answered the caller; the local answer lay there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Whether a local answer agrees with a frontier's to the same request.
+
+    `share_ppm` is the probability, in millionths, with which a request such as this one was
+    drawn: a kept answer by the audit share, an escalated one always. `certificate` is the
+    digest in force then, or empty.
+    """
+
+    at_us: int
+    request_id: str
+    agreed: bool
+    source: ComparedBy
+    share_ppm: int = PPM
+    score_ppm: int | None = None
+    task: str = ""
+    tenant: str = "default"
+    model_digest: str = ""
+    certificate: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at_us <= MAX_NANO:
+            raise ValueError(f"at_us is {self.at_us}; it must be 0 or more and fit 64 bits")
+        if not 0 < self.share_ppm <= PPM:
+            raise ValueError(f"share_ppm is {self.share_ppm}; it lies in 1..{PPM}")
+        _check_score(self.score_ppm)
+        for name in ("request_id", "task", "tenant", "model_digest", "certificate"):
+            if len(getattr(self, name)) > MAX_ID_CHARS:
+                raise ValueError(f"{name} is longer than {MAX_ID_CHARS} characters; shorten it")
+
+
+COMPARISON_FIELDS = tuple(one.name for one in fields(Comparison))
+
+
+def ppm(share: float | None) -> int | None:
+    """A number from 0 to 1 in whole millionths, rounded down; cut to the ends, None stays None."""
+    return None if share is None else int(min(max(share, 0.0), 1.0) * PPM)
+
+
+def _check_score(score_ppm: int | None) -> None:
+    if score_ppm is not None and not 0 <= score_ppm <= PPM:
+        raise ValueError(f"score_ppm is {score_ppm}; it lies in 0..{PPM}")
 
 
 def verdict(outcomes: list[Outcome]) -> bool | None:

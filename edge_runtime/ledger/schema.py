@@ -1,8 +1,8 @@
 """The ledger's tables, and how older files become newer ones.
 
 Rules
-- `attempts` and `outcomes` are append-only: triggers refuse every update, and every deletion of
-  a row that is not summed up in `rollups` yet.
+- `attempts`, `outcomes` and `comparisons` are append-only: triggers refuse every update, and
+  every deletion of a row that is not summed up in `rollups` yet.
 - Each entry of `MIGRATIONS` takes the schema from its index to the next version, in one
   transaction. They are never edited once released.
 - A file of a newer version than this program knows is refused, not guessed at.
@@ -147,6 +147,38 @@ CREATE TABLE budget_windows (
 ) STRICT, WITHOUT ROWID
 """
 
+# Version 2: what a replay at another threshold needs.
+_COMPARISONS = """
+ALTER TABLE attempts ADD COLUMN score_ppm INTEGER;
+ALTER TABLE attempts ADD COLUMN task TEXT NOT NULL DEFAULT '';
+CREATE TABLE comparisons (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_us INTEGER NOT NULL,
+    request_id TEXT NOT NULL,
+    agreed INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    share_ppm INTEGER NOT NULL,
+    score_ppm INTEGER,
+    task TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    model_digest TEXT NOT NULL,
+    certificate TEXT NOT NULL,
+    after_id INTEGER NOT NULL  -- the last attempt's id when this was written
+) STRICT;
+CREATE INDEX comparisons_by_time ON comparisons (at_us);
+CREATE INDEX comparisons_by_attempt ON comparisons (after_id)
+"""
+
+_COMPARISON_TRIGGERS = (
+    """
+CREATE TRIGGER comparisons_no_update BEFORE UPDATE ON comparisons
+BEGIN SELECT RAISE(ABORT, 'comparisons are append-only'); END""",
+    """
+CREATE TRIGGER comparisons_no_delete BEFORE DELETE ON comparisons
+WHEN OLD.after_id > (SELECT rolled_to FROM rollup_mark)
+BEGIN SELECT RAISE(ABORT, 'comparisons are append-only until their attempts are rolled up'); END""",
+)
+
 
 def _statements(script: str) -> tuple[str, ...]:
     return tuple(part for part in script.split(";\n") if part.strip())
@@ -154,6 +186,7 @@ def _statements(script: str) -> tuple[str, ...]:
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (*_statements(_ATTEMPTS), *_statements(_ROLLUPS), *_TRIGGERS, *_statements(_BUDGETS)),
+    (*_statements(_COMPARISONS), *_COMPARISON_TRIGGERS),
 )
 VERSION = len(MIGRATIONS)
 
