@@ -165,7 +165,7 @@ def _refusal(message: str, names: tuple[tuple[str, type], ...]) -> ExpressionErr
 
 def _mentioned(text: str, names: Mapping[str, type]) -> frozenset[str]:
     """The declared names in `text`; a name inside a string is none."""
-    found = set()
+    found: set[str] = set()
     for match in _NAME.finditer(_STRING.sub('""', text)):
         parts = match[0].split(".")
         found.update(
