@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -22,15 +22,12 @@ class HttpRoundError(RuntimeError):
     """The server refused a request, or its stream ended without a usage figure."""
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
-    async for raw in response.content:
-        line = raw.strip()
-        if not line.startswith(b"data:"):
-            continue
-        data = line.removeprefix(b"data:").strip()
-        if data == b"[DONE]":
-            return
-        yield json.loads(data)
+def _payloads(body: bytes) -> Iterator[dict[str, Any]]:
+    """The JSON events of a stream's bytes."""
+    for line in body.split(b"\n"):
+        data = line.strip().removeprefix(b"data:").strip()
+        if data and data != b"[DONE]":
+            yield json.loads(data)
 
 
 async def _stream(
@@ -40,29 +37,41 @@ async def _stream(
 
     Text can lag behind its token (half a UTF-8 character is held back; random weights write many),
     so that a figure of the server's `edge` field is preferred where there is one.
+
+    Nothing is parsed while tokens come: the client shares the cores with what it measures.
     """
     sent_s = time.perf_counter() - start_s
-    first_s: float | None = None
-    last_s = sent_s
-    tokens: int | None = None
-    reported_ms: float | None = None
+    times_s: list[float] = []
+    pieces: list[bytes] = []
     async with session.post(f"{url}/v1/completions", json=body) as response:
         if response.status != 200:
             raise HttpRoundError(f"{url} answered {response.status}: {await response.text()}")
-        async for event in _events(response):
-            if "error" in event:
-                raise HttpRoundError(f"{url} failed in the stream: {event['error']}")
-            if event.get("choices"):
-                last_s = time.perf_counter() - start_s
-                first_s = last_s if first_s is None else first_s
-            if event.get("usage"):
-                tokens = event["usage"]["completion_tokens"]
-            reported_ms = _first_token_ms(event.get("edge")) or reported_ms
-    if tokens is None or first_s is None:
+        async for piece in response.content.iter_any():
+            times_s.append(time.perf_counter() - start_s)
+            pieces.append(piece)
+    return _read_stream(url, sent_s, times_s, pieces)
+
+
+def _read_stream(
+    url: str, sent_s: float, times_s: Sequence[float], pieces: Sequence[bytes]
+) -> Stream:
+    tokens: int | None = None
+    reported_ms: float | None = None
+    for event in _payloads(b"".join(pieces)):
+        if "error" in event:
+            raise HttpRoundError(f"{url} failed in the stream: {event['error']}")
+        if event.get("usage"):
+            tokens = event["usage"]["completion_tokens"]
+        reported_ms = _first_token_ms(event.get("edge")) or reported_ms
+    with_text = [
+        at_s for at_s, piece in zip(times_s, pieces, strict=True) if b'"choices":[{' in piece
+    ]
+    if tokens is None or not with_text:
         raise HttpRoundError(f"{url} ended a stream without choices or usage")
+    first_s = with_text[0]
     if reported_ms is not None:
         first_s = min(first_s, sent_s + reported_ms / 1000)
-    return Stream(first_s, last_s, tokens)
+    return Stream(first_s, with_text[-1], tokens)
 
 
 def _first_token_ms(edge: Any) -> float | None:
