@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import aiohttp
@@ -22,12 +24,14 @@ class HttpRoundError(RuntimeError):
     """The server refused a request, or its stream ended without a usage figure."""
 
 
-def _payloads(body: bytes) -> Iterator[dict[str, Any]]:
-    """The JSON events of a stream's bytes."""
-    for line in body.split(b"\n"):
+def _payloads(body: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON events of a stream's bytes, each with the offset of its last byte."""
+    end = 0
+    for line in body.splitlines(keepends=True):
+        end += len(line)
         data = line.strip().removeprefix(b"data:").strip()
         if data and data != b"[DONE]":
-            yield json.loads(data)
+            yield end - 1, json.loads(data)
 
 
 async def _stream(
@@ -55,23 +59,24 @@ async def _stream(
 def _read_stream(
     url: str, sent_s: float, times_s: Sequence[float], pieces: Sequence[bytes]
 ) -> Stream:
+    ends = list(accumulate(map(len, pieces)))
+    with_text_s: list[float] = []
     tokens: int | None = None
     reported_ms: float | None = None
-    for event in _payloads(b"".join(pieces)):
+    for last_byte, event in _payloads(b"".join(pieces)):
         if "error" in event:
             raise HttpRoundError(f"{url} failed in the stream: {event['error']}")
+        if event.get("choices"):
+            with_text_s.append(times_s[bisect_right(ends, last_byte)])
         if event.get("usage"):
             tokens = event["usage"]["completion_tokens"]
         reported_ms = _first_token_ms(event.get("edge")) or reported_ms
-    with_text = [
-        at_s for at_s, piece in zip(times_s, pieces, strict=True) if b'"choices":[{' in piece
-    ]
-    if tokens is None or not with_text:
+    if tokens is None or not with_text_s:
         raise HttpRoundError(f"{url} ended a stream without choices or usage")
-    first_s = with_text[0]
+    first_s = with_text_s[0]
     if reported_ms is not None:
         first_s = min(first_s, sent_s + reported_ms / 1000)
-    return Stream(first_s, with_text[-1], tokens)
+    return Stream(first_s, with_text_s[-1], tokens)
 
 
 def _first_token_ms(edge: Any) -> float | None:
