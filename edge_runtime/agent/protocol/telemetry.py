@@ -124,7 +124,9 @@ class TelemetryRow(Part):
 class BatchHeader(Document):
     """Which rows a message holds: `first_seq` to `last_seq` of a stream of a boot.
 
-    `uptime_ms` of the sending box, for estimating its clock; the boot may be an older one.
+    `clock_s` is the sending box's clock now; the boot may be an older one. `oldest_seq` is the
+    lowest row of this stream and boot that the box still holds: what lies below and never came
+    was evicted, so that the receiver need not wait for it. `evicted_rows` counts those for good.
     """
 
     max_bytes: ClassVar[int] = 1024
@@ -136,12 +138,15 @@ class BatchHeader(Document):
     last_seq: _Seq
     rows: int = Field(ge=1, le=MAX_BATCH_ROWS)
     clock_s: EpochS
+    oldest_seq: _Seq | None = None
     evicted_rows: Count = 0
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
         if not self.rows <= self.last_seq - self.first_seq + 1:
             raise ValueError("more rows than numbers")
+        if self.oldest_seq is not None and self.oldest_seq > self.first_seq:
+            raise ValueError("rows older than the oldest")
         return self
 
 
