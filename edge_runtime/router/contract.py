@@ -100,19 +100,24 @@ class FrontierError(TransportError):
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Whose request it is: copied into every ledger row, and the scopes of its budgets."""
+    """Whose request it is: copied into every ledger row, and the scopes of its budgets.
+
+    `extra_scope` is one more budget to hold, such as that of audits.
+    """
 
     request_id: str
     task_id: str
     tenant: str
     endpoint: str = ""
     tag: str = ""
+    extra_scope: str = ""
 
     @property
     def scopes(self) -> tuple[str, ...]:
         """Budget scopes; those without a configured limit are dropped by whoever reserves."""
         named = (f"tenant:{self.tenant}",) if self.tenant else ()
-        return ("box", *named, *((f"endpoint:{self.endpoint}",) if self.endpoint else ()))
+        endpoint = (f"endpoint:{self.endpoint}",) if self.endpoint else ()
+        return ("box", *named, *endpoint, *((self.extra_scope,) if self.extra_scope else ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

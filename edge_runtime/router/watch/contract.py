@@ -46,14 +46,6 @@ class Method(enum.StrEnum):
     E_PROCESS = "e-process"  # a claim: false alarms at most at `level`, ever
 
 
-class Action(enum.StrEnum):
-    """What an alarm does."""
-
-    ESCALATE = "escalate"  # the certificate is suspended: everything escalates
-    HOLD = "hold"  # suspended, and what cannot be sent is refused rather than answered here
-    WARN = "warn"  # an event and a metric, nothing else
-
-
 class HowToCompare(enum.StrEnum):
     """When two answers count as the same."""
 
@@ -203,7 +195,7 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A watch found what it looks for. `suspends` by the settings' action."""
+    """A watch found what it looks for. `suspends` the certificate, or only tells, by settings."""
 
     at_us: int
     certificate: str
@@ -278,11 +270,6 @@ class WatchListener(Protocol):
 
 class WatchLike(Protocol):
     """What the router needs of the watch; `memory.MemoryWatchStore` makes one for tests."""
-
-    @property
-    def action(self) -> Action:
-        """What a suspension means: escalate all, or hold."""
-        ...
 
     def certified(self, terms: Terms) -> None:
         """A certificate is in force; calling it again for the same one changes nothing."""

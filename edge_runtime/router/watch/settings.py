@@ -7,16 +7,17 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from edge_runtime.config_section import Section
+from edge_runtime.router.settings import BudgetSettings
 
 
 class DriftSettings(Section):
     """Alarms on escalations, scores and tokens, against what a certificate was made from."""
 
     enabled: bool = Field(default=True, description="Watch for drift.")
-    action: Literal["escalate", "hold", "warn"] = Field(
-        "escalate",
-        description="What an alarm does: suspend the certificate, so that everything escalates; "
-        "`hold` also refuses what cannot be sent; `warn` only tells.",
+    suspend: bool = Field(
+        default=True,
+        description="Let an alarm suspend its certificate; `router.drift` says what happens then. "
+        "false: it only tells.",
     )
     cusum: bool = Field(
         default=True, description="Let the fast rule (CUSUM) alarm, not only the e-process."
@@ -80,6 +81,11 @@ class AuditSettings(Section):
 
     share: float = Field(
         0.015, ge=0, le=1, description="Share of kept answers that are audited; 0: none."
+    )
+    budget: BudgetSettings = Field(
+        default_factory=BudgetSettings,
+        description="Most money audits and the judging of trials may cost; the budgets of box, "
+        "tenant and endpoint hold as well.",
     )
     level: float = Field(
         0.01,
