@@ -19,7 +19,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from edge_runtime.ledger.rows import Purpose
-from edge_runtime.router.contract import FrontierCall, FrontierError, FrontierLike, FrontierWhy, Json
+from edge_runtime.router.contract import (
+    FrontierCall,
+    FrontierError,
+    FrontierLike,
+    FrontierWhy,
+    Json,
+)
 from edge_runtime.router.watch.contract import AuditEnd
 from edge_runtime.router.watch.settings import AuditSettings
 
