@@ -114,7 +114,10 @@ def make_contestants(
 ) -> dict[str, Encode]:
     """Every contestant that is installed, by name."""
     makers: dict[str, Callable[[], Encode]] = {
-        "our int8": lambda: ours(checkpoint, directory, "int8", threads, budget),
+        "our int8, native operators": lambda: ours(
+            checkpoint, directory, "int8", threads, budget, native=True
+        ),
+        "our int8, portable graph": lambda: ours(checkpoint, directory, "int8", threads, budget),
         "our fp32": lambda: ours(checkpoint, directory, "fp32", threads, budget),
         "onnxruntime dynamic INT8": lambda: stock_dynamic(checkpoint, directory, threads),
         "OpenVINO int8 weights": lambda: openvino(checkpoint, directory, threads),
@@ -131,12 +134,26 @@ def make_contestants(
     return found
 
 
-def ours(checkpoint: Path, directory: Path, variant: str, threads: int, budget: int) -> Encode:
+def ours(
+    checkpoint: Path,
+    directory: Path,
+    variant: str,
+    threads: int,
+    budget: int,
+    *,
+    native: bool = False,
+) -> Encode:
     """A variant through the daemon's own engine and batch planner."""
+    directory /= "native" if native else "portable"
     draft = build_variant(checkpoint, directory, variant)
     assert isinstance(draft.contract, EncoderGraph)
     context = encoder_facts(checkpoint).context
-    model = open_encoder(directory / draft.graph, draft.contract, max_len=context, threads=threads)
+    graph = draft.native_graph if native else draft.graph
+    if graph is None:
+        raise ImportError("the variant has no native graph")
+    model = open_encoder(
+        directory / graph, draft.contract, max_len=context, threads=threads, native=native
+    )
     return batched(model.run, model.width, budget)
 
 

@@ -70,7 +70,8 @@ def _read_stream(
             with_text_s.append(times_s[bisect_right(ends, last_byte)])
         if event.get("usage"):
             tokens = event["usage"]["completion_tokens"]
-        reported_ms = _first_token_ms(event.get("edge")) or reported_ms
+        found_ms = _first_token_ms(event.get("edge"))
+        reported_ms = reported_ms if found_ms is None else found_ms
     if tokens is None or not with_text_s:
         raise HttpRoundError(f"{url} ended a stream without choices or usage")
     first_s = with_text_s[0]

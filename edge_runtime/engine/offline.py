@@ -64,10 +64,12 @@ def open_encoder(
     max_len: int,
     threads: int | None = None,
     pad_token_id: int = 0,
+    native: bool = False,
 ) -> EncoderSession:
     """The encoder of one variant; `threads` None takes what the box has.
 
-    Raises `BundleError` when the graph does not load or does not keep its contract.
+    `native` is for a graph of the daemon's own operators. Raises `BundleError` when the graph
+    does not load or does not keep its contract.
     """
     return EncoderSession(
         graph,
@@ -75,6 +77,7 @@ def open_encoder(
         max_len=max_len,
         threads=threads or usable_cpus(),
         pad_token_id=pad_token_id,
+        native=native,
     )
 
 
@@ -86,8 +89,9 @@ def open_decoder(
     max_len: int,
     max_chunk: int,
     threads: int | None = None,
+    native: bool = False,
 ) -> DecoderSession:
-    """The decoder of one variant; `threads` None takes what the box has. Raises like a session."""
+    """The decoder of one variant; see `open_encoder`. Raises like a session."""
     return DecoderSession(
         graph,
         contract,
@@ -95,6 +99,7 @@ def open_decoder(
         max_len=max_len,
         max_chunk=max_chunk,
         threads=threads or usable_cpus(),
+        native=native,
     )
 
 
