@@ -14,10 +14,13 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from edge_runtime.bundle.escalation import Escalation
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -111,6 +114,7 @@ class TokenEvent:
     error: str | None = None
     cached_prompt_tokens: int = 0  # prompt tokens whose KV was reused; set on the first event
     queue_s: float = 0.0  # seconds from arrival to the slot; set on the first event
+    busy_s: float = 0.0  # the sequence's part of all its steps' seconds; set on the last event
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,7 @@ class ModelInfo:
     has_chat_template: bool = False
     vocab_size: int | None = None  # ids a request may name are below this; None: not checked
     output_width: int | None = None  # embedding dimension; None for other kinds
+    escalation: Escalation | None = None  # how its requests go to a frontier and come back
 
     @property
     def full_name(self) -> str:

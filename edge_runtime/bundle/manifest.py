@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from edge_runtime.bundle.escalation import Escalation
 from edge_runtime.core import Kind
 
 SCHEMA = "edge-runtime/bundle/1"
@@ -199,6 +200,7 @@ class Manifest(BaseModel):
     labels: tuple[str, ...] = ()
     golden: tuple[Golden, ...] = ()
     sampling: Sampling = Sampling()
+    escalation: Escalation | None = None
 
     def document(self) -> dict[str, Any]:
         """The manifest as it was written: no defaults added, unknown sections kept.
@@ -254,4 +256,17 @@ class Manifest(BaseModel):
                 )
         if self.kind is Kind.CLASSIFY and not self.labels:
             raise ValueError("a classifier needs labels")
+        return self
+
+    @model_validator(mode="after")
+    def _escalation_fits_kind(self) -> Self:
+        if self.escalation is None:
+            return self
+        if self.kind not in (Kind.GENERATE, Kind.CLASSIFY):
+            raise ValueError(f"a bundle of kind {self.kind} never escalates")
+        if self.escalation.labels != (self.kind is Kind.CLASSIFY):
+            raise ValueError(f"escalation.parser {self.escalation.parser} is not for {self.kind}")
+        strange = sorted(set(self.escalation.answers.values()) - set(self.labels))
+        if strange:
+            raise ValueError(f"escalation.answers maps to no label: {', '.join(strange)}")
         return self

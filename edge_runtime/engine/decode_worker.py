@@ -56,6 +56,7 @@ class _Job:
     sampler: SamplerState
     text: TextPieces
     queue_s: float = 0.0
+    busy_s: float = 0.0
     last_token_s: float | None = None
 
 
@@ -138,6 +139,7 @@ class DecodeWorker:
         with self._lock:
             self.scheduler.commit(planned, [one.token_id for one in sampled])
             self.scheduler.cost.observe(planned.plan.token_count, (now_s - started_s) * 1000.0)
+            self._share(planned, now_s - started_s)
             for sequence, one in zip(planned.sampled, sampled, strict=True):
                 events.append(self._advance(sequence, one, now_s))
         self.observer.observe_step(
@@ -166,6 +168,12 @@ class DecodeWorker:
             waited_s = now_s - request.arrival_s
             self._jobs[request.request_id].queue_s = waited_s
             self.observer.observe_queue_wait(self.model, waited_s, request.request_class)
+
+    def _share(self, planned: Planned, seconds: float) -> None:
+        """Share a step's seconds among its sequences by the tokens each had in it."""
+        each_s = seconds / planned.plan.token_count
+        for sequence, row in zip(planned.sequences, planned.plan.rows, strict=True):
+            self._jobs[sequence.request.request_id].busy_s += each_s * row.new_len
 
     def _sample(self, planned: Planned, logits: FloatArray) -> list[Sampled]:
         members = planned.sampled
@@ -213,6 +221,7 @@ class DecodeWorker:
             finish_reason=reason,
             cached_prompt_tokens=sequence.reused_len if first else 0,
             queue_s=job.queue_s if first else 0.0,
+            busy_s=job.busy_s if reason is not None else 0.0,
         )
         return self._end(job, event) if reason is not None else (request.request_id, event)
 

@@ -168,6 +168,7 @@ def _info(manifest: Manifest, variant: Variant, settings: Settings, codec: Codec
         has_chat_template=manifest.chat_template is not None,
         vocab_size=contract.vocab_size if isinstance(contract, DecoderGraph) else codec.vocab_size,
         output_width=contract.width if isinstance(contract, EncoderGraph) else None,
+        escalation=manifest.escalation,
     )
 
 

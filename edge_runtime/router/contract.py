@@ -188,45 +188,6 @@ class FrontierLike(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What a watcher may know of one question that was decided. `score` None: none was computed.
-
-    `text` is what the caller asked; it is for slicing and audits and must not be kept.
-    """
-
-    request_id: str
-    tenant: str
-    endpoint: str
-    task: str
-    model_digest: str
-    reason: Reason
-    kept: bool
-    score: float | None
-    tokens: int
-    text: str
-
-
-class WatchLike(Protocol):
-    """Drift, slices and audits, as the router sees them. On the event loop; microseconds a call."""
-
-    def suspended(self, model_digest: str, task: str) -> str | None:
-        """Why an alarm suspends this model's certificate for the task; None while none stands."""
-        ...
-
-    def observe(self, seen: Seen) -> None:
-        """Take one decided question into account."""
-        ...
-
-    def wants_audit(self, seen: Seen) -> bool:
-        """Whether this kept answer is to be compared with a frontier's, in the background."""
-        ...
-
-    def compared(self, seen: Seen, *, agreed: bool) -> None:
-        """What an audit or a shadow found: whether local and frontier gave the same answer."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class SimilarQuestion:
     """A question for the semantic cache; `gates` must be equal for any two to match at all.

@@ -51,7 +51,6 @@ Digest = Annotated[str, AfterValidator(_digest)]
 Money = Annotated[
     Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000_000, allow_inf_nan=False)
 ]
-DriftAction = Literal["escalate", "hold"]
 
 
 class RouterSettings(Section):
@@ -71,11 +70,6 @@ class RouterSettings(Section):
         Privacy.MAY_LEAVE,
         description="`never-leave` keeps every request's text on the box; a request or an "
         "endpoint can only tighten it.",
-    )
-    drift: DriftAction = Field(
-        "escalate",
-        description="While an alarm suspends a certificate: `escalate` everything, answering "
-        "`degraded` where that fails; `hold` refuses what cannot be sent instead.",
     )
     on_context_too_long: bool = Field(
         default=True, description="Escalate what does not fit the local model."

@@ -1,0 +1,327 @@
+"""Ledger rows of the tiers `cache` and `local`, and what the caller is told of a request's cost.
+
+Rules
+- A row is made once its attempt's fate is known, so that `answered` is true on exactly one of a
+  question. Rows of tier `frontier` are written by the frontier side; here they are only told.
+- What the caller reads in `edge` comes from the same rows, so the two cannot differ.
+- Appending never waits for the disk; a row that finds no place is counted and logged, and with
+  `ledger.wait_for_disk` refuses the answer instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import structlog
+
+from edge_runtime.core import ModelInfo
+from edge_runtime.errors import CapacityError
+from edge_runtime.ledger.cost import energy_cost, local_cost
+from edge_runtime.ledger.energy.account import worst_source
+from edge_runtime.ledger.ledger import LedgerLike
+from edge_runtime.ledger.money import NANO
+from edge_runtime.ledger.prices import LocalPrice
+from edge_runtime.ledger.rows import (
+    Attempt,
+    JouleSource,
+    Outcome,
+    Purpose,
+    Status,
+    Tier,
+    Tokens,
+    idle_attempt,
+    ppm,
+)
+from edge_runtime.router.contract import FrontierError, FrontierReply, Payer, Reason
+from edge_runtime.router.energy import EnergyMeter, IdleEnergy
+
+log: Final = structlog.get_logger("edge_runtime.router")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one local attempt took. `busy_us` is its part of the engine's time."""
+
+    tokens: Tokens
+    busy_us: int
+    duration_us: int
+
+
+@dataclass(slots=True)
+class Till:
+    """Makes and keeps rows. `ledger` None keeps none: requests still say what they cost."""
+
+    ledger: LedgerLike | None
+    meter: EnergyMeter
+    local: LocalPrice
+    now_us: Callable[[], int]
+    currency: str | None = None
+    price_version: str = ""
+    wait_for_disk: bool = False
+    lost: Callable[[], None] = lambda: None
+
+    def local_row(
+        self,
+        payer: Payer,
+        info: ModelInfo,
+        work: Work,
+        *,
+        attempt: int = 0,
+        status: Status = Status.OK,
+        reason: str = "",
+        purpose: Purpose = Purpose.SERVE,
+        answered: bool = False,
+        score: float | None = None,
+        task: str = "",
+    ) -> Attempt:
+        """The row of a local attempt, priced."""
+        energy = self.meter.of(work.busy_us)
+        cost = local_cost(energy.energy_uj, work.busy_us, self.local)
+        return Attempt(
+            at_us=self.now_us(),
+            request_id=payer.request_id,
+            task_id=payer.task_id,
+            tier=Tier.LOCAL,
+            model=info.full_name,
+            attempt=attempt,
+            tenant=payer.tenant,
+            endpoint=payer.endpoint,
+            tag=payer.tag,
+            purpose=purpose,
+            model_digest=info.model_digest,
+            tokens_in=work.tokens.tokens_in,
+            tokens_cached=work.tokens.tokens_cached,
+            tokens_out=work.tokens.tokens_out,
+            energy_nano=cost.energy_nano,
+            hardware_nano=cost.hardware_nano,
+            price_version=self.price_version,
+            energy_uj=energy.energy_uj,
+            energy_source=energy.source,
+            duration_us=work.duration_us,
+            status=status,
+            reason=reason,
+            answered=answered,
+            score_ppm=ppm(score),
+            task=task if score is not None else "",
+        )
+
+    def append(self, row: Attempt) -> Future[int] | None:
+        """Queue a row for the disk; see the module's rules."""
+        if self.ledger is None:
+            return None
+        try:
+            future = self.ledger.append(row)
+        except CapacityError as error:
+            self._lose(error)
+            if self.wait_for_disk:
+                raise
+            return None
+        future.add_done_callback(self._look)
+        return future
+
+    def _look(self, future: Future[int]) -> None:
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self._lose(error)
+
+    def _lose(self, error: BaseException) -> None:
+        self.lost()
+        log.error("a ledger row was lost", action="ledger_row_lost", reason=str(error))
+
+    def idle(self, idle: IdleEnergy) -> None:
+        """Book a period's idle energy."""
+        nano = energy_cost(idle.energy_uj, self.local)
+        self.append(
+            idle_attempt(
+                at_us=self.now_us(),
+                wall_us=idle.wall_us,
+                energy_uj=idle.energy_uj,
+                energy_source=idle.source,
+                energy_nano=nano,
+            )
+        )
+
+    def implied(self, payer: Payer, *, resolved: bool, source: str) -> None:
+        """Book what an answer's form implies of its task."""
+        if self.ledger is None:
+            return
+        outcome = Outcome(
+            at_us=self.now_us(),
+            task_id=payer.task_id,
+            resolved=resolved,
+            tenant=payer.tenant,
+            explicit=False,
+            source=source,
+        )
+        try:
+            self.ledger.outcome(outcome).add_done_callback(self._look)
+        except CapacityError as error:
+            self._lose(error)
+
+
+@dataclass(slots=True)
+class _Local:
+    """A local attempt whose fate may still be open."""
+
+    row: Attempt
+    rung: int
+
+
+@dataclass(slots=True)
+class Bill:
+    """All attempts of one question. Call `close` once: it writes the rows that are still open."""
+
+    till: Till
+    payer: Payer
+    attempts: int = 0
+    told: list[dict[str, Any]] = field(default_factory=list)
+    cost_nano: int = 0
+    saved_nano: int = 0
+    energy_uj: int = 0
+    sources: list[JouleSource] = field(default_factory=list)
+    pending: list[Future[int]] = field(default_factory=list)
+    _open: list[_Local] = field(default_factory=list)
+    _closed: bool = False
+
+    def local(
+        self,
+        info: ModelInfo,
+        work: Work,
+        *,
+        rung: int = 0,
+        status: Status = Status.OK,
+        reason: str = "",
+        score: float | None = None,
+        task: str = "",
+    ) -> None:
+        """A local attempt ended; whether it answers is said by `close`."""
+        row = self.till.local_row(
+            self.payer,
+            info,
+            work,
+            attempt=self.attempts,
+            status=status,
+            reason=reason,
+            score=score,
+            task=task,
+        )
+        self.attempts += 1
+        self._open.append(_Local(row, rung))
+
+    def cached(self, row: Attempt) -> None:
+        """The answer came from the cache."""
+        self.attempts += 1
+        self._keep(row)
+
+    def frontier(self, reply: FrontierReply) -> None:
+        """A frontier answered; its rows were written by the frontier side."""
+        self.attempts += reply.tries
+        self.cost_nano += reply.cost_nano
+        self.told.append(
+            {
+                "tier": str(Tier.FRONTIER),
+                "model": reply.frontier,
+                "status": str(Status.OK),
+                "tries": reply.tries,
+                "tokens_in": reply.tokens.tokens_in,
+                "tokens_cached": reply.tokens.tokens_cached,
+                "tokens_out": reply.tokens.tokens_out,
+                "cost": money(reply.cost_nano),
+                "ms": _ms(reply.total_s * 1e6),
+            }
+        )
+
+    def frontier_failed(self, error: FrontierError) -> None:
+        """No frontier answered; what the tries cost is told all the same."""
+        self.attempts += error.tries
+        self.cost_nano += error.cost_nano
+        self.told.append(
+            {
+                "tier": str(Tier.FRONTIER),
+                "status": str(Status.ERROR),
+                "why": str(error.why),
+                "tries": error.tries,
+                "cost": money(error.cost_nano),
+            }
+        )
+
+    def close(self, *, rung: int | None, reason: Reason | str) -> None:
+        """The question is decided: `rung`'s latest whole answer was given, or no local one.
+
+        Rows that were open become `answered` or `discarded`. A second call does nothing.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        given = [at for at, one in enumerate(self._open) if one.rung == rung]
+        for at, one in enumerate(self._open):
+            row = one.row
+            if given and at == given[-1] and row.status is Status.OK:
+                row = replace(row, answered=True, reason=str(reason))
+            elif row.status is Status.OK:
+                row = replace(row, status=Status.DISCARDED, reason=row.reason or str(reason))
+            self._keep(row)
+        self._open.clear()
+
+    def cancel(self) -> None:
+        """The caller went away, or an error ended the request: nobody got an answer."""
+        if not self._closed:
+            self._closed = True
+            for one in self._open:
+                self._keep(replace(one.row, status=_ended(one.row.status)))
+            self._open.clear()
+
+    async def settled(self) -> None:
+        """Wait for the disk, where the settings ask for it. Raises what the ledger raised."""
+        if self.till.wait_for_disk:
+            await asyncio.gather(*(asyncio.wrap_future(one) for one in self.pending))
+
+    def _keep(self, row: Attempt) -> None:
+        future = self.till.append(row)
+        if future is not None and self.till.wait_for_disk:
+            self.pending.append(future)
+        self.cost_nano += row.cost_nano
+        self.saved_nano += row.saved_nano
+        self.energy_uj += row.energy_uj
+        self.sources.append(row.energy_source)
+        self.told.append(
+            {
+                "tier": str(row.tier),
+                "model": row.model,
+                "status": str(row.status),
+                "answered": row.answered,
+                "tokens_in": row.tokens_in,
+                "tokens_cached": row.tokens_cached,
+                "tokens_out": row.tokens_out,
+                "cost": money(row.cost_nano),
+                "joules": row.energy_uj / 1e6,
+                "ms": _ms(row.duration_us),
+            }
+        )
+
+    def field(self) -> dict[str, Any]:
+        """The cost part of the body's `edge`."""
+        return {
+            "cost": money(self.cost_nano),
+            "currency": self.till.currency,
+            "saved": money(self.saved_nano),
+            "joules": self.energy_uj / 1e6,
+            "joules_source": str(worst_source(self.sources)),
+            "attempts": self.told,
+        }
+
+
+def money(nano: int) -> str:
+    """Nano-units as a decimal of the currency, exact."""
+    return f"{nano // NANO}.{nano % NANO:09d}"
+
+
+def _ended(status: Status) -> Status:
+    return Status.CANCELLED if status is Status.OK else status
+
+
+def _ms(us: float) -> float:
+    return round(us / 1000, 3)
