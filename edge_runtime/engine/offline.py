@@ -19,6 +19,7 @@ from edge_runtime.core import FloatArray
 from edge_runtime.engine.decoder import DecoderSession
 from edge_runtime.engine.encoder import EncoderSession, packed_feeds, padded_feeds
 from edge_runtime.engine.load import load_model
+from edge_runtime.engine.native import library_path
 from edge_runtime.engine.session import engine_errors, make_session, usable_cpus
 from edge_runtime.engine.text import Codec
 from edge_runtime.metrics import NullObserver
@@ -29,6 +30,7 @@ __all__ = [
     "EncoderSession",
     "GraphRunner",
     "embed_texts",
+    "native_operators_run",
     "open_decoder",
     "open_encoder",
     "packed_feeds",
@@ -55,6 +57,11 @@ class GraphRunner:
                 list(outputs or self.outputs), dict(feeds)
             )
         return results
+
+
+def native_operators_run() -> bool:
+    """Whether this machine runs native graphs; what cannot be run here cannot be judged here."""
+    return library_path() is not None
 
 
 def open_encoder(

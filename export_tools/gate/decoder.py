@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from edge_runtime.bundle.manifest import DecoderGraph
 from edge_runtime.core import DecoderModel, FloatArray, StepPlan, StepRow
-from edge_runtime.engine.offline import open_decoder
+from edge_runtime.engine.offline import native_operators_run, open_decoder
 from edge_runtime.errors import BundleError
 from export_tools.draft import VariantDraft
 from export_tools.gate.limits import DECODER_LIMITS, DecoderLimits, enforce
@@ -38,8 +39,9 @@ def gate_decoder(
 
     Compares next-token distributions with the float32 graph of the same checkpoint, logits
     alone and in company, and the float32 graph with the source implementation where that is
-    installed. Raises `BundleError` when a figure misses its limit. Costs one float32 export to
-    a temporary directory, memory for that model, and about 100 steps of each.
+    installed. Raises `BundleError` when a figure misses its limit. A native graph is held to the
+    same limits where this machine can run it. Costs one float32 export to a temporary directory,
+    memory for one model at a time, and about 100 steps of each.
     """
     from export_tools.decoder import build_variant
 
@@ -48,25 +50,52 @@ def gate_decoder(
         raise BundleError(draft.graph, f"{contract.type} is no decoder graph")
     batch = [row for row in tokenize(checkpoint, MAX_TOKENS) if len(row) > 1]
     batch = batch[:: max(1, len(batch) // ROWS)][:ROWS]
-    model = _open(directory / draft.graph, contract)
-    outputs = forced_logits(model, batch)
-    company = company_error(model, batch[: SLOTS - 1])
-    del model  # the float32 model needs the memory
-    reference = outputs
+    runs = [_run(directory / draft.graph, contract, batch, native=False)]
+    if draft.native_graph is not None and native_operators_run():
+        runs.append(_run(directory / draft.native_graph, contract, batch, native=True))
+    reference = runs[0].outputs
     if draft.name != "fp32":
         with tempfile.TemporaryDirectory(prefix="edge-export-") as name:
             plain = build_variant(checkpoint, Path(name), "fp32")
-            reference = forced_logits(_open(Path(name) / plain.graph, contract), batch)
+            reference = _run(Path(name) / plain.graph, contract, batch, native=False).outputs
     source = decoder_logits(checkpoint, batch[:SOURCE_ROWS])
-    figures: dict[str, float | None] = {
-        "mean_kl": mean_kl(np.concatenate(reference), np.concatenate(outputs)),
-        "top1": top1_where_decided(np.concatenate(reference), np.concatenate(outputs)),
-        "company_error": company,
-        "source_error": None if source is None else _largest(reference[: len(source)], source),
-    }
-    report = enforce(draft.graph, limits or DECODER_LIMITS[draft.dtype], figures)
+    error = None if source is None else _largest(reference[: len(source)], source)
+    wanted = limits or DECODER_LIMITS[draft.dtype]
+    portable, *native = [run.figures(reference) for run in runs]
+    report = enforce(draft.graph, wanted, {**portable, "source_error": error})
+    if draft.native_graph is not None and native:
+        report["native"] = enforce(draft.native_graph, wanted, native[0])["figures"]
     positions = sum(len(row) for row in batch)
     return {**report, "positions": positions, "source_compared": source is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What one graph gave; the model itself is gone, since the next one needs its memory."""
+
+    outputs: list[FloatArray]
+    company_error: float
+
+    def figures(self, reference: Sequence[FloatArray]) -> dict[str, float | None]:
+        """Figures against the float32 graph."""
+        wanted, got = np.concatenate(reference), np.concatenate(self.outputs)
+        return {
+            "mean_kl": mean_kl(wanted, got),
+            "top1": top1_where_decided(wanted, got),
+            "company_error": self.company_error,
+        }
+
+
+def _run(graph: Path, contract: DecoderGraph, batch: Sequence[Row], *, native: bool) -> _Run:
+    model = open_decoder(
+        graph,
+        contract,
+        slots=SLOTS,
+        max_len=2 * MAX_TOKENS,
+        max_chunk=MAX_TOKENS,
+        native=native,
+    )
+    return _Run(forced_logits(model, batch), company_error(model, batch[: SLOTS - 1]))
 
 
 def forced_logits(model: DecoderModel, batch: Sequence[Row]) -> list[FloatArray]:
@@ -130,7 +159,3 @@ def _ends(batch: Sequence[Row], which: range) -> tuple[StepRow, ...]:
 
 def _largest(left: Sequence[FloatArray], right: Sequence[FloatArray]) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(left, right, strict=True))
-
-
-def _open(graph: Path, contract: DecoderGraph) -> DecoderModel:
-    return open_decoder(graph, contract, slots=SLOTS, max_len=2 * MAX_TOKENS, max_chunk=MAX_TOKENS)

@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_runtime.bundle.manifest import EncoderGraph
 from edge_runtime.core import EncoderModel, FloatArray
-from edge_runtime.engine.offline import open_encoder
+from edge_runtime.engine.offline import EncoderSession, native_operators_run, open_encoder
 from edge_runtime.errors import BundleError
 from export_tools.draft import VariantDraft
 from export_tools.encoder.config import CONFIG_FILE, Task, read_json
@@ -37,7 +37,8 @@ def gate_encoder(
 
     Compares with the float32 graph of the same checkpoint, with itself in other company, and
     with the source implementation where that is installed. Raises `BundleError` when a figure
-    misses its limit. Costs one float32 export to a temporary directory and about 500 short runs.
+    misses its limit. A native graph is held to the same limits where this machine can run it.
+    Costs one float32 export to a temporary directory and about 500 short runs a graph.
     """
     contract = draft.contract
     if not isinstance(contract, EncoderGraph):
@@ -46,29 +47,37 @@ def gate_encoder(
     facts = encoder_facts(checkpoint, task)
     pad = read_json(checkpoint / CONFIG_FILE).get("pad_token_id") or 0
     batch = tokenize(checkpoint, facts.context)
-    model = open_encoder(directory / draft.graph, contract, max_len=facts.context, pad_token_id=pad)
-    outputs = run_all(model, batch)
+
+    def load(graph: Path, *, native: bool = False) -> EncoderSession:
+        return open_encoder(graph, contract, max_len=facts.context, pad_token_id=pad, native=native)
+
+    def judge(model: EncoderModel) -> dict[str, float | None]:
+        outputs = run_all(model, batch)
+        return {
+            "cosine_p1": float(np.quantile(cosines(outputs, reference), 0.01)),
+            "agreement": agreement(outputs, reference) if task == "classify" else None,
+            "company_cosine": company_cosine(model, batch[:COMPANY_ROWS]),
+        }
+
+    model = load(directory / draft.graph)
     with tempfile.TemporaryDirectory(prefix="edge-export-") as name:
         if draft.name == "fp32":
-            reference = outputs
+            reference = run_all(model, batch)
         else:
             plain = build_variant(checkpoint, Path(name), "fp32", task=task)
-            reference = run_all(
-                open_encoder(
-                    Path(name) / plain.graph, contract, max_len=facts.context, pad_token_id=pad
-                ),
-                batch,
-            )
+            reference = run_all(load(Path(name) / plain.graph), batch)
     source = encoder_outputs(checkpoint, contract, batch[:SOURCE_ROWS])
-    figures: dict[str, float | None] = {
-        "cosine_p1": float(np.quantile(cosines(outputs, reference), 0.01)),
-        "agreement": agreement(outputs, reference) if task == "classify" else None,
-        "company_cosine": company_cosine(model, batch[:COMPANY_ROWS]),
+    figures = {
+        **judge(model),
         "source_cosine": None
         if source is None
         else float(cosines(reference[: len(source)], source).min()),
     }
-    report = enforce(draft.graph, limits or ENCODER_LIMITS[draft.dtype], figures)
+    wanted = limits or ENCODER_LIMITS[draft.dtype]
+    report = enforce(draft.graph, wanted, figures)
+    if draft.native_graph is not None and native_operators_run():
+        native = judge(load(directory / draft.native_graph, native=True))
+        report["native"] = enforce(draft.native_graph, wanted, native)["figures"]
     return {**report, "texts": len(batch), "source_compared": source is not None}
 
 

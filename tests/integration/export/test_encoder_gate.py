@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from edge_runtime.engine.offline import native_operators_run
 from edge_runtime.errors import BundleError
 from export_tools import decoder
 from export_tools.draft import VariantDraft
@@ -66,6 +69,26 @@ def test_weights_damaged_after_the_export_do_not_pass(
         gate_encoder(source, tmp_path, draft)
 
 
+@pytest.mark.skipif(not native_operators_run(), reason="this machine runs no native graphs")
+def test_the_native_graph_is_judged_as_well(
+    encoder: tuple[Path, Path, VariantDraft], tmp_path: Path
+) -> None:
+    source, root, draft = encoder
+    limits = EncoderLimits(agreement=0.9)
+    report = gate_encoder(*encoder, limits=limits)
+    assert 0.99 <= report["native"]["cosine_p1"] <= 1
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    assert draft.native_graph is not None
+    model = onnx.load(tmp_path / draft.native_graph, load_external_data=False)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "epsilon":
+                attribute.f = 10.0
+    onnx.save(model, tmp_path / draft.native_graph)
+    with pytest.raises(BundleError, match=r"model-native\.onnx: cosine_p1"):
+        gate_encoder(source, tmp_path, draft, limits=limits)
+
+
 @pytest.mark.parametrize("variant", ["int8", "fp32"])
 def test_a_sound_decoder_passes(tmp_path: Path, variant: str) -> None:
     source = decoders.write_checkpoint(tmp_path / "source")
@@ -73,6 +96,8 @@ def test_a_sound_decoder_passes(tmp_path: Path, variant: str) -> None:
     report = gate_decoder(source, tmp_path, draft)
     assert report["figures"]["company_error"] <= 1e-4
     assert report["figures"]["mean_kl"] <= 0.02
+    if variant == "int8" and native_operators_run():
+        assert report["native"]["company_error"] == 0
     with pytest.raises(BundleError, match="company_error"):
         gate_decoder(source, tmp_path, draft, limits=DecoderLimits(company_error=-1.0))
 
