@@ -186,4 +186,47 @@ SPECS: tuple[MetricSpec, ...] = (
     ),
     _counter("edge_encoder_inputs_total", "inputs", ("model",), "Inputs encoded."),
     _counter("edge_encoder_tokens_total", "tokens", ("model",), "Tokens encoded."),
+    _counter(
+        "edge_frontier_tries_total",
+        "tries",
+        ("frontier", "outcome"),
+        "Calls to a frontier, each repeat included: `ok`, `cancelled`, or why it gave no answer.",
+    ),
+    _histogram(
+        "edge_frontier_seconds", "seconds", ("frontier",), "Duration of one such call.", _SECONDS
+    ),
+    _histogram(
+        "edge_frontier_first_token_seconds",
+        "seconds",
+        ("frontier",),
+        "From a call's start to the first part of its answer; to its headers without streaming.",
+        _SECONDS,
+    ),
+    _counter(
+        "edge_frontier_tokens_total",
+        "tokens",
+        ("frontier", "kind"),
+        "Tokens as booked: `input`, `cached`, `output`; `trimmed` are those that were not sent.",
+    ),
+    _counter(
+        "edge_frontier_cost_total",
+        "currency",
+        ("frontier", "source"),
+        "Money as booked, in units of the price list's currency; `source` is who counted.",
+    ),
+    _gauge(
+        "edge_frontier_active_calls", "calls", ("frontier",), "Calls to a frontier in progress."
+    ),
+    _gauge(
+        "edge_frontier_breaker_mode",
+        "1",
+        ("frontier",),
+        "0 closed, 1 probing, 2 open, 3 paused (429), 4 out of credit; as of its last call.",
+    ),
+    _counter(
+        "edge_capture_records_total",
+        "records",
+        ("result",),
+        "Frontier answers kept for training: `written`, or why not: `too_large`, `busy`, `failed`.",
+    ),
 )

@@ -1,0 +1,1 @@
+"""The frontier client: OpenAI-compatible endpoints, with money put aside before each call."""
