@@ -88,7 +88,7 @@ RULES: tuple[Reserved | Barred, ...] = (
         ),
     ),
     Barred(
-        r"edge_runtime\.(core|errors|scheduler(\..*)?|stats(\..*)?|agent\.decide)",
+        r"edge_runtime\.(core|errors|scheduler(\..*)?|stats(\..*)?|agent\.(decide|protocol)(\..*)?)",
         CLOCKS_AND_IO,
         "deciders are pure: values in, a plan out",
     ),
