@@ -1,0 +1,74 @@
+"""All tables, and how an older database becomes a newer one.
+
+Rules
+- A new database is made whole, at the newest version. An older one goes through `MIGRATIONS`,
+  one transaction each; a test holds that both ways lead to the same tables.
+- An entry is never edited once released. One of a newer program is refused, not guessed at.
+- A part with tables of its own adds its module to `_MODULES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import BigInteger, Column, Connection, Table, inspect, select, text
+
+from edge_runtime.errors import ConfigError
+from fleet.db.base import metadata
+
+_MODULES: Final = ("fleet.db.tables", "fleet.db.tables_telemetry", "fleet.db.tables_wants")
+
+Migration = Sequence[str]
+"""SQL statements that both SQLite and PostgreSQL take."""
+
+MIGRATIONS: Final[tuple[Migration, ...]] = ()
+"""`MIGRATIONS[i]` leads from version i + 1 to version i + 2."""
+
+_LOCK_ID: Final = 0x45464C54  # "EFLT": PostgreSQL's advisory lock of whoever migrates
+
+schema_version = Table("schema_version", metadata, Column("version", BigInteger, primary_key=True))
+
+
+def newest_version(migrations: Sequence[Migration] = MIGRATIONS) -> int:
+    """The version this program works with."""
+    return len(migrations) + 1
+
+
+def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS) -> int:
+    """Bring the database of this write transaction to the newest version; gives that version.
+
+    Raises `ConfigError` for a database of a newer program or of another one.
+    """
+    for module in _MODULES:
+        importlib.import_module(module)
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _LOCK_ID})
+    found = _version(connection)
+    newest = newest_version(migrations)
+    if found is None:
+        metadata.create_all(connection)
+        connection.execute(schema_version.insert().values(version=newest))
+    elif found > newest:
+        raise ConfigError(
+            f"the database has version {found}, this program knows {newest}; install a newer one"
+        )
+    else:
+        for statements in migrations[found - 1 :]:
+            for statement in statements:
+                connection.execute(text(statement))
+        connection.execute(schema_version.update().values(version=newest))
+    return newest
+
+
+def _version(connection: Connection) -> int | None:
+    tables = inspect(connection).get_table_names()
+    if schema_version.name not in tables:
+        if tables:
+            raise ConfigError(
+                f"the database holds tables of something else ({sorted(tables)[0]}, ...); "
+                "name an empty one"
+            )
+        return None
+    return connection.execute(select(schema_version.c.version)).scalar_one()

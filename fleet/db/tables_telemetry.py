@@ -1,0 +1,96 @@
+"""Tables of telemetry: raw rows that age out, rollups that stay, watermarks, alerts."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+)
+
+from fleet.db.base import RowId, document, metadata, principal, time_s
+
+telemetry_marks = Table(
+    "telemetry_marks",
+    metadata,
+    principal(key=True),
+    Column("boot", String(64), primary_key=True),
+    Column("stream", String(32), primary_key=True),
+    Column("mark", BigInteger, nullable=False),  # all rows up to it are here or given up
+    document("ahead"),  # [first, last] pairs above the mark that are here
+    Column("rows", BigInteger, nullable=False),
+    Column("given_up", BigInteger, nullable=False),
+    time_s("updated_s"),
+    Index(None, "updated_s"),
+)
+
+telemetry_rows = Table(
+    "telemetry_rows",
+    metadata,
+    principal(key=True),
+    Column("boot", String(64), primary_key=True),
+    Column("stream", String(32), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    time_s("at_s"),
+    time_s("received_s"),
+    Column("row", LargeBinary, nullable=False),  # canonical JSON, zstd
+    Index(None, "principal", "at_s"),
+    Index(None, "received_s"),
+)
+
+box_hours = Table(
+    "box_hours",
+    metadata,
+    principal(key=True),
+    Column("model_digest", String(64), primary_key=True),  # '' is the box itself
+    Column("hour_s", BigInteger, primary_key=True, autoincrement=False),
+    document("sums"),
+    Index(None, "hour_s"),
+)
+
+# One row a shard, so that ingest workers, who own shards, never wait for each other.
+fleet_hours = Table(
+    "fleet_hours",
+    metadata,
+    Column("model_digest", String(64), primary_key=True),
+    Column("hour_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    document("sums"),
+    Index(None, "hour_s"),
+)
+
+alert_rules = Table(
+    "alert_rules",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("expression", Text, nullable=False),
+    Column("for_s", Integer, nullable=False),
+    Column("severity", String(16), nullable=False),
+    Column("description", Text, nullable=False),
+    # The state of the rule now: when it began to hold, and the alert it raised.
+    time_s("holding_since_s", optional=True),
+    Column("alert", BigInteger, nullable=True),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("rule", String(64), nullable=False),
+    Column("severity", String(16), nullable=False),
+    time_s("raised_s"),
+    time_s("cleared_s", optional=True),
+    document("values"),
+    # What was said to the webhook: each of raised and cleared, delivered or given up.
+    Column("tries", Integer, nullable=False),
+    Column("told", String(16), nullable=False),  # waiting, told, given_up, nobody
+    Column("last_error", Text, nullable=False),
+    Index(None, "told"),
+    Index(None, "raised_s"),
+    sqlite_autoincrement=True,
+)
