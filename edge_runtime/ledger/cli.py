@@ -1,17 +1,12 @@
-"""`edge-runtime cost` and `edge-runtime breakeven`: read the ledger, also while the daemon runs.
+"""`edge-runtime cost`, `breakeven` and `replay`: read the ledger, also while the daemon runs.
 
 Exit status: 0 done, 1 refused (the reason is on standard error), 2 wrong usage.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import json
-import os
-import re
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,18 +14,28 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edge_runtime.config_file import load_settings
-from edge_runtime.errors import EdgeError, UsageError
+from edge_runtime.errors import UsageError
 from edge_runtime.ledger.breakeven import BreakEven, break_even
 from edge_runtime.ledger.database import explained, open_reader
 from edge_runtime.ledger.ledger import now_us
 from edge_runtime.ledger.money import format_money
+from edge_runtime.ledger.options import (
+    Against,
+    AsJson,
+    ConfigFile,
+    LedgerFile,
+    OverrideFile,
+    PriceFile,
+    Since,
+    ledger_path,
+    parse_since,
+    reference,
+    refusals,
+)
 from edge_runtime.ledger.prices import Prices, load_prices
 from edge_runtime.ledger.queries import By, lines, task_costs
+from edge_runtime.ledger.replay_cli import replay
 from edge_runtime.ledger.report import NAMES, Line, Savings, savings
-from edge_runtime.ledger.rows import US_PER_DAY
-
-LEDGER_FILE = Path("ledger") / "ledger.db"  # below the store
 
 
 class Per(enum.StrEnum):
@@ -40,33 +45,11 @@ class Per(enum.StrEnum):
     TASK = "task"
 
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Settings file (TOML).", envvar="EDGE_CONFIG"),
-]
-LedgerFile = Annotated[
-    Path | None, typer.Option("--ledger", help="Ledger file; by default in the store's folder.")
-]
-PriceFile = Annotated[
-    Path | None, typer.Option("--prices", help="Price list (TOML); for savings and currency.")
-]
-OverrideFile = Annotated[
-    Path | None, typer.Option("--override", help="Price list that wins key by key.")
-]
-Against = Annotated[
-    str | None,
-    typer.Option("--against", help="Frontier model to compare with; the list's only one."),
-]
-Since = Annotated[
-    str, typer.Option("--since", help="A date (2026-11-01), a while (30d, 12h), or `all`.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON; money in nano-units.")]
-
-
 def register(app: typer.Typer) -> None:
     """Add the ledger's commands to the program."""
     app.command()(cost)
     app.command()(breakeven)
+    app.command()(replay)
 
 
 def cost(
@@ -82,15 +65,15 @@ def cost(
     as_json: AsJson = False,
 ) -> None:
     """Say what answers cost, and what answering here saved."""
-    with _refusals():
+    with refusals():
         listed = None if prices is None else load_prices(prices, override)
         start = parse_since(since, now_us())
-        with open_reader(_path(ledger, config)) as reader, explained("ledger"):
+        with open_reader(ledger_path(ledger, config)) as reader, explained("ledger"):
             groups = lines(reader, by, start)
             total = sum(groups.values(), Line())
             saved = None
             if listed is not None and listed.frontier:
-                price = listed.of(_reference(listed, against))
+                price = listed.of(reference(listed, against))
                 saved = savings(
                     task_costs(reader, price, start),
                     actual_nano=total.cost_nano,
@@ -122,10 +105,10 @@ def breakeven(
     as_json: AsJson = False,
 ) -> None:
     """Say from how many requests a month on this box pays for itself."""
-    with _refusals():
+    with refusals():
         listed = load_prices(prices, override)
-        price = listed.of(_reference(listed, against))
-        with open_reader(_path(ledger, config)) as reader, explained("ledger"):
+        price = listed.of(reference(listed, against))
+        with open_reader(ledger_path(ledger, config)) as reader, explained("ledger"):
             total = sum(lines(reader, By.TOTAL, parse_since(since, now_us())).values(), Line())
         if not total.answered or not total.requests:
             raise UsageError("the ledger has no answers in this while; take a longer --since")
@@ -143,46 +126,6 @@ def breakeven(
         typer.echo(json.dumps(_break_even_json(result, listed), indent=2))
         return
     Console().print(_break_even_table(result, listed.currency))
-
-
-def parse_since(text: str, now: int) -> int:
-    """Microseconds since 1970 of a date (UTC), a while back from now, or `all`.
-
-    Raises `UsageError` for anything else.
-    """
-    if text == "all":
-        return 0
-    found = re.fullmatch(r"(\d{1,5})([dh])", text)
-    if found:
-        unit = US_PER_DAY if found[2] == "d" else US_PER_DAY // 24
-        return max(0, now - int(found[1]) * unit)
-    with contextlib.suppress(ValueError):
-        at = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-        return max(0, (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1))
-    raise UsageError(f"--since {text}: give a date like 2026-11-01, a while like 30d, or all")
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """Errors made on purpose end the command with their message, not with a traceback."""
-    try:
-        yield
-    except EdgeError as error:
-        Console(stderr=True).print(f"edge-runtime: {error}", style="red", markup=False)
-        raise typer.Exit(1) from error
-
-
-def _path(ledger: Path | None, config: Path | None) -> Path:
-    return ledger or load_settings(config, os.environ).store.path / LEDGER_FILE
-
-
-def _reference(prices: Prices, against: str | None) -> str:
-    if against is not None:
-        return against
-    if len(prices.frontier) == 1:
-        return next(iter(prices.frontier))
-    names = ", ".join(prices.frontier) or "none"
-    raise UsageError(f"name the frontier model to compare with by --against; the list has {names}")
 
 
 def _cost_table(groups: dict[str, Line], total: Line, by: By, per: Per, currency: str) -> Table:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import UsageError
 from edge_runtime.ledger.breakeven import break_even
-from edge_runtime.ledger.cli import parse_since
+from edge_runtime.ledger.options import parse_since
 from edge_runtime.ledger.prices import FrontierPrice, LocalPrice
 from edge_runtime.ledger.report import NAMES, Line, RatioMoments, reconcile, savings
 from edge_runtime.ledger.rows import US_PER_DAY, Outcome, verdict
