@@ -20,6 +20,20 @@ from pydantic import (
 )
 
 from edge_runtime.config_section import HomePath, Section
+from edge_runtime.router.contract import Policy
+from edge_runtime.router.frontier.settings import CaptureSettings, FrontierSettings
+from edge_runtime.router.settings import (
+    BudgetsSettings,
+    CacheSettings,
+    CertificatesSettings,
+    EndpointSettings,
+    EnergySettings,
+    LedgerSettings,
+    Name,
+    PricesSettings,
+    RouterSettings,
+)
+from edge_runtime.router.watch.settings import WatchSettings
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _TENANT = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -247,4 +261,53 @@ class Settings(Section):
     store: StoreSettings = Field(default_factory=StoreSettings)
     models: ModelsSettings = Field(default_factory=ModelsSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
+    router: RouterSettings = Field(default_factory=RouterSettings)
+    endpoints: dict[Name, EndpointSettings] = Field(default_factory=dict, max_length=256)
+    frontiers: dict[Name, FrontierSettings] = Field(default_factory=dict, max_length=32)
+    capture: CaptureSettings = Field(default_factory=CaptureSettings)
+    certificates: CertificatesSettings = Field(default_factory=CertificatesSettings)
+    watch: WatchSettings = Field(default_factory=WatchSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    ledger: LedgerSettings = Field(default_factory=LedgerSettings)
+    budgets: BudgetsSettings = Field(default_factory=BudgetsSettings)
+    prices: PricesSettings = Field(default_factory=PricesSettings)
+    energy: EnergySettings = Field(default_factory=EnergySettings)
     log: LogSettings = Field(default_factory=LogSettings)
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        lists = {f"endpoints.{name}.frontiers": one.frontiers for name, one in self._endpoints()}
+        lists["router.frontiers"] = self.router.frontiers
+        for key, names in lists.items():
+            strange = sorted(set(names) - set(self.frontiers))
+            if strange:
+                known = ", ".join(self.frontiers) or "none"
+                raise ValueError(f"{key} names {', '.join(strange)}; [frontiers] has {known}")
+        both = sorted(set(self.endpoints) & set(self.frontiers))
+        if both:
+            raise ValueError(f"{both[0]} is both an endpoint and a frontier; rename one")
+        strange = sorted(set(self.budgets.endpoints) - set(self.endpoints))
+        if strange:
+            raise ValueError(f"budgets.endpoints.{strange[0]}: there is no such endpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_answered(self) -> Self:
+        policies = {f"endpoints.{name}.policy": one.policy for name, one in self._endpoints()}
+        policies["router.policy"] = self.router.policy
+        for key, policy in policies.items():
+            if policy in (Policy.FRONTIER_ONLY, Policy.SHADOW) and not self.frontiers:
+                raise ValueError(f"{key} is {policy}, but there is no table [frontiers.NAME]")
+        for name, endpoint in self._endpoints():
+            if not endpoint.models and endpoint.policy is Policy.LOCAL_ONLY:
+                raise ValueError(f"endpoints.{name}.models: local-only needs a local model")
+        return self
+
+    @model_validator(mode="after")
+    def _money_is_kept(self) -> Self:
+        if self.frontiers and not self.ledger.enabled:
+            raise ValueError("ledger.enabled: frontiers cost money, so the ledger must stay on")
+        return self
+
+    def _endpoints(self) -> list[tuple[str, EndpointSettings]]:
+        return list(self.endpoints.items())

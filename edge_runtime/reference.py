@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -38,35 +40,60 @@ def settings_table() -> str:
     """Every key of every section, with type, default, bounds and variable."""
     rows: list[tuple[str, ...]] = []
     for section, info in Settings.model_fields.items():
-        rows += _section_rows(section, typing.cast("type[BaseModel]", info.annotation))
+        for path, model in _tables(section, info.annotation):
+            rows += _section_rows(path, model)
     return table(("key", "type", "default", "bounds", "meaning"), rows)
+
+
+def _tables(path: str, annotation: object) -> Iterable[tuple[str, type[BaseModel]]]:
+    """The table an annotation stands for, or the type of each of its named tables."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield path, annotation
+    for argument in typing.get_args(annotation):
+        if isinstance(argument, type) and issubclass(argument, BaseModel):
+            yield f"{path}.NAME", argument
 
 
 def _section_rows(path: str, model: type[BaseModel]) -> Iterable[tuple[str, ...]]:
     for key, info in model.model_fields.items():
         place = f"{path}.{key}"
-        default = "" if key == "path" else _default(info)
-        yield (f"`{place}`", _type_name(info.annotation), default, _bounds(info), _meaning(info))
-        for argument in typing.get_args(info.annotation):
-            if isinstance(argument, type) and issubclass(argument, BaseModel):
-                yield from _section_rows(f"{place}.NAME", argument)
+        tables = list(_tables(place, info.annotation))
+        if not (tables and tables[0][0] == place):
+            default = "" if key == "path" else _default(info)
+            kind = _type_name(info.annotation)
+            yield (f"`{place}`", kind, default, _bounds(info), _meaning(info))
+        for inner, table_of in tables:
+            yield from _section_rows(inner, table_of)
 
 
 def _type_name(annotation: object) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return " or ".join(f'`"{value}"`' for value in arguments)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         return " or ".join(_type_name(one) for one in arguments if one is not type(None))
     if origin is list:
         return f"list of {_type_name(arguments[0])}"
     if origin is dict:
         return "table"
-    names = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "path"}
+    if origin is typing.Annotated:
+        return _type_name(arguments[0])
+    names = {
+        bool: "boolean",
+        int: "integer",
+        float: "number",
+        str: "string",
+        Path: "path",
+        Decimal: "money",
+    }
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return " or ".join(f'`"{one.value}"`' for one in annotation)
     return names.get(typing.cast("type", annotation), "table")
 
 
 def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
     value = info.get_default(call_default_factory=True, validated_data={})
     if value is None:
         return ""
@@ -77,11 +104,17 @@ def _default(info: FieldInfo) -> str:
 def _bounds(info: FieldInfo) -> str:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "max_length": "entries ≤"}
     found = []
+    kind = str(info.annotation)
     for constraint in info.metadata:
         for name, sign in signs.items():
             bound = getattr(constraint, name, None)
             if bound is not None:
-                found.append(f"{sign} {bound}")
+                shown = (
+                    "length ≤"
+                    if name == "max_length" and kind in ("<class 'str'>", "str | None")
+                    else sign
+                )
+                found.append(f"{shown} {bound}")
     return ", ".join(found)
 
 

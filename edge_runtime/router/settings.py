@@ -11,20 +11,15 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from edge_runtime.config_section import Section
+from edge_runtime.config_section import HomePath, Section
 from edge_runtime.router.contract import Policy, Privacy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def _expand(path: Path) -> Path:
-    return path.expanduser()
 
 
 def _name(value: str) -> str:
@@ -45,12 +40,12 @@ def _decimal(value: object) -> object:
     return value
 
 
-HomePath = Annotated[Path, AfterValidator(_expand)]
 Name = Annotated[str, AfterValidator(_name)]
 Digest = Annotated[str, AfterValidator(_digest)]
 Money = Annotated[
     Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000_000, allow_inf_nan=False)
 ]
+DriftAction = Literal["escalate", "hold"]
 
 
 class RouterSettings(Section):
@@ -70,6 +65,11 @@ class RouterSettings(Section):
         Privacy.MAY_LEAVE,
         description="`never-leave` keeps every request's text on the box; a request or an "
         "endpoint can only tighten it.",
+    )
+    drift: DriftAction = Field(
+        "escalate",
+        description="While an alarm suspends a certificate: `escalate` everything, answering "
+        "`degraded` where that fails; `hold` refuses what cannot be sent instead.",
     )
     on_context_too_long: bool = Field(
         default=True, description="Escalate what does not fit the local model."
@@ -216,7 +216,9 @@ class EnergySettings(Section):
         description="`auto` takes counters where there are any, else `busy_watts`, else nothing.",
     )
     busy_watts: Money | None = Field(
-        None, description="What working draws on top of idling; an assumption, and labelled so."
+        None,
+        description="What the box draws while it works, idling included; an assumption, and "
+        "labelled so.",
     )
     idle_watts: Money | None = Field(None, description="What the box draws without work.")
     tariff_per_kwh: Money | None = Field(None, description="Price of a kilowatt hour.")
