@@ -5,11 +5,13 @@ from __future__ import annotations
 import typer
 
 from edge_runtime import __version__
+from fleet.publish.cli import register as register_publish
 
 app = typer.Typer(
     no_args_is_help=True,
     help="The control host of a fleet of edge boxes. Rollouts and telemetry are not built yet.",
 )
+register_publish(app)
 
 
 @app.callback()

@@ -130,6 +130,14 @@ def read_public_key(data: bytes, *, name: str) -> Ed25519PublicKey:
     return key
 
 
+def public_key_of_hex(text: str, *, name: str) -> Ed25519PublicKey:
+    """The key of its 32 bytes in hex, as TUF metadata lists it. Raises `BundleError`."""
+    try:
+        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
+    except ValueError as error:
+        raise BundleError(name, f"is not an Ed25519 key: {error}") from error
+
+
 def private_pem(key: Ed25519PrivateKey) -> bytes:
     """PKCS #8 PEM, not encrypted: the file's permissions are all that guards it."""
     return key.private_bytes(

@@ -1,0 +1,1 @@
+"""Publishing: TUF metadata, keys and blobs, and the commands that write them."""
