@@ -1,0 +1,102 @@
+"""Evidence that a change harms too many boxes, while most of them are still being watched.
+
+`BettingProcess` takes finished observations one after another. Boxes finish in no fair order: a
+crash is known in seconds, that a box is well only after hours. Taken in the order in which they
+finish, harm comes first and a good change looks bad. Here a box counts as unharmed from the
+moment it is exposed, and is turned into a harmed one if it is.
+
+Rules
+- Null hypothesis: whatever happened before, a box that is exposed will be harmed with a
+  probability of at most `p0`.
+- The capital is, at every moment, at most the product over exposed boxes of the conditional
+  expectation of (1 + stake (x - p0)), x being the box's final outcome: a box not harmed yet is
+  booked with x = 0, the least that factor can be. That product is a supermartingale that starts
+  at 1, so by Ville's inequality an alarm at 1 / level is false with probability at most `level`,
+  however often and whenever one looks, and in whatever order outcomes come in.
+- Boxes are exposed by a rule that does not look at their outcome. One that is first heard of when
+  it is harmed already is exposed at that moment, and only if it would have been exposed as well
+  had it been unharmed.
+- Harm is final, and so is an alarm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_runtime.stats.eprocess import ODDS, alternatives
+
+
+@dataclass(slots=True)
+class ExposureProcess:
+    """Watches the share of harmed boxes; `exposed`, `harmed` and `peak` are the whole state."""
+
+    p0: float
+    level: float
+    odds: Sequence[float] = ODDS
+    exposed: int = 0
+    harmed: int = 0
+    peak: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for rates or levels outside (0, 1), odds below 1, or bad counts."""
+        if not (0 < self.p0 < 1 and 0 < self.level < 1):
+            raise ValueError(f"needs 0 < p0, level < 1, not p0={self.p0}, level={self.level}")
+        if not self.odds or not all(1 < ratio < math.inf for ratio in self.odds):
+            raise ValueError(f"bets are on odds above 1, not {list(self.odds)}")
+        if not 0 <= self.harmed <= self.exposed:
+            raise ValueError(f"cannot have harmed {self.harmed} of {self.exposed} boxes")
+
+    def expose(self) -> bool:
+        """One more box got the change; True when alarmed."""
+        self.exposed += 1
+        return self._look()
+
+    def harm(self) -> bool:
+        """One of the exposed boxes was harmed, for the first time; True when alarmed."""
+        if self.harmed >= self.exposed:
+            raise ValueError("more boxes harmed than exposed")
+        self.harmed += 1
+        return self._look()
+
+    def _look(self) -> bool:
+        self.peak = max(self.peak, self.log_capital)
+        return self.alarmed
+
+    @property
+    def log_capital(self) -> float:
+        """Natural logarithm of the evidence now: the mean over the bets. 0 at the start."""
+        return log_evidence(self.exposed, self.harmed, self.p0, self.odds)
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether the evidence ever reached 1 / level."""
+        return self.peak >= -math.log(self.level)
+
+
+def log_evidence(exposed: int, harmed: int, p0: float, odds: Sequence[float] = ODDS) -> float:
+    """Log evidence of `harmed` out of `exposed` boxes against a rate of at most `p0`."""
+    logs = [
+        harmed * math.log(p1 / p0) + (exposed - harmed) * math.log((1 - p1) / (1 - p0))
+        for p1 in alternatives(p0, odds)
+    ]
+    top = max(logs)
+    return top + math.log(sum(math.exp(value - top) for value in logs) / len(logs))
+
+
+def harmed_until_alarm(
+    exposed: int, p0: float, level: float, odds: Sequence[float] = ODDS
+) -> int | None:
+    """How many of `exposed` boxes must be harmed for an alarm; None when all would not do."""
+    goal = -math.log(level)
+    low, high = 0, exposed
+    if log_evidence(exposed, high, p0, odds) < goal:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if log_evidence(exposed, middle, p0, odds) >= goal:
+            high = middle
+        else:
+            low = middle + 1
+    return low

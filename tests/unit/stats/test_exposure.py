@@ -1,0 +1,78 @@
+"""Harm among exposed boxes: the same evidence as in sequence, in whatever order it comes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_runtime.stats.eprocess import BettingProcess
+from edge_runtime.stats.exposure import ExposureProcess, harmed_until_alarm, log_evidence
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=80))
+def test_the_end_agrees_with_the_sequential_bets(outcomes: list[bool]) -> None:
+    bets = BettingProcess(0.02, 0.05)
+    boxes = ExposureProcess(0.02, 0.05)
+    for harmed in outcomes:
+        bets.observe(harmed)
+        boxes.expose()
+    for _ in range(sum(outcomes)):
+        boxes.harm()
+    assert boxes.log_capital == pytest.approx(bets.log_capital, abs=1e-9)
+
+
+def test_an_alarm_stays() -> None:
+    boxes = ExposureProcess(0.02, 0.05)
+    for _ in range(5):
+        boxes.expose()
+        boxes.harm()
+    assert boxes.alarmed
+    for _ in range(500):
+        assert boxes.expose()
+    assert boxes.log_capital < 0
+
+
+@pytest.mark.parametrize("exposed", [3, 20, 100, 1000])
+def test_the_number_needed_is_the_first_that_alarms(exposed: int) -> None:
+    needed = harmed_until_alarm(exposed, 0.02, 0.05)
+    assert needed is not None
+    assert log_evidence(exposed, needed, 0.02) >= math.log(20)
+    assert log_evidence(exposed, needed - 1, 0.02) < math.log(20)
+
+
+def test_one_box_is_too_few() -> None:
+    assert harmed_until_alarm(1, 0.02, 0.05) is None
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"p0": 0}, {"p0": 1}, {"level": 0}, {"level": 1}, {"odds": ()}, {"odds": (1.0,)},
+        {"exposed": 3, "harmed": 4}, {"harmed": -1},
+    ],
+)  # fmt: skip
+def test_impossible_states_are_refused(state: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"needs|bets|cannot"):
+        ExposureProcess(**({"p0": 0.02, "level": 0.05} | state))
+
+
+def test_nobody_is_harmed_who_was_not_exposed() -> None:
+    with pytest.raises(ValueError, match="more boxes harmed"):
+        ExposureProcess(0.02, 0.05).harm()
+
+
+def test_harm_that_is_known_first_alarms_no_more_often_than_promised() -> None:
+    """All 200 boxes of a wave at once; the harmed say so at once, the others never."""
+    generator = np.random.default_rng(5)
+    harmed = generator.binomial(200, 0.02, 3000)
+    needed = harmed_until_alarm(200, 0.02, 0.05)
+    assert needed is not None
+    assert np.mean(harmed >= needed) <= 0.05
+    # Sequential bets on outcomes as they finish would alarm in most of these runs.
+    naive = BettingProcess(0.02, 0.05)
+    assert any(naive.observe(1.0) for _ in range(4))
