@@ -70,13 +70,9 @@ def row_codes(x: Activation) -> RowCodes:
     if x.lowest is None or x.row_scale is not None:
         return RowCodes()
     if not x.lowest:
-        return RowCodes(0, _levels(0))
+        return RowCodes(0, 255)
     floor = np.float32(-x.lowest * (255 - _BELOW) / _BELOW)
-    return RowCodes(_BELOW, _levels(_BELOW), float(floor))
-
-
-def _levels(zero: int) -> int:
-    return min(127, 255 - zero)
+    return RowCodes(_BELOW, 255 - _BELOW, float(floor))
 
 
 def quantized_input(graph: GraphBuilder, x: Activation) -> QuantizedRows:
