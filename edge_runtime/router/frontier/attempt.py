@@ -22,7 +22,7 @@ from edge_runtime.ledger.money import MAX_NANO, NANO
 from edge_runtime.ledger.rows import Attempt, Purpose, Status, Tier, tokens_from_usage
 from edge_runtime.router.contract import FrontierCall, FrontierWhy
 from edge_runtime.router.frontier.lane import Lane, Meter, Prepared, TryFailed
-from edge_runtime.router.frontier.money import Bill, Denied, Till, bill
+from edge_runtime.router.frontier.money import Bill, Denied, Purse, bill
 from edge_runtime.router.frontier.tokens import plausible
 from edge_runtime.router.frontier.verdict import (
     BROKE_OFF,
@@ -41,7 +41,7 @@ _log: Final = structlog.get_logger("edge_runtime.frontier")
 class Desk:
     """What all tries share."""
 
-    till: Till
+    purse: Purse
     price_version: str
     wall_us: Callable[[], int]
     meter: Meter
@@ -142,7 +142,7 @@ async def _hold(desk: Desk, lane: Lane, call: FrontierCall, prepared: Prepared) 
     worst = worst_case_cost(facts.prompt_tokens, facts.output_tokens, lane.price)
     if worst > MAX_NANO:
         raise TryFailed(no_money("no budget holds so large a call", None), asked=False)
-    held = await desk.till.hold(call.payer, worst)
+    held = await desk.purse.hold(call.payer, worst)
     if isinstance(held, Denied):
         desk.meter.count("edge_frontier_tries_total", lane.name, str(FrontierWhy.BUDGET))
         raise TryFailed(no_money(held.reason, held.opens_in_s), asked=False)
@@ -161,7 +161,7 @@ async def _settle(desk: Desk, one: Try, walk: Walk, hold_id: str, verdict: Verdi
     walk.cost_nano += one.bill.nano
     duration_s = walk.timing.clock() - one.started_s
     _measure(desk.meter, one, verdict, duration_s)
-    await desk.till.settle(hold_id, _row(desk, one, attempt_number, verdict, duration_s))
+    await desk.purse.settle(hold_id, _row(desk, one, attempt_number, verdict, duration_s))
 
 
 def _row(desk: Desk, one: Try, number: int, verdict: Verdict | None, duration_s: float) -> Attempt:

@@ -82,7 +82,7 @@ class Denied:
     opens_in_s: float | None
 
 
-class Till:
+class Purse:
     """Holds and settles money of calls in a ledger.
 
     `scopes` are those that have limits; the box always counts. `wall_us` is the ledger's clock.

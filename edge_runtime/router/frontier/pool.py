@@ -38,7 +38,7 @@ from edge_runtime.router.frontier.attempt import Desk, Try, trying
 from edge_runtime.router.frontier.capture import CaptureLike
 from edge_runtime.router.frontier.events import DONE, EventError, Gathered, SseReader
 from edge_runtime.router.frontier.lane import Lane, Meter, NullMeter, TryFailed, target_of
-from edge_runtime.router.frontier.money import Till
+from edge_runtime.router.frontier.money import Purse
 from edge_runtime.router.frontier.ordering import arranged
 from edge_runtime.router.frontier.settings import FrontierSettings
 from edge_runtime.router.frontier.transport import (
@@ -98,8 +98,8 @@ class FrontierPool:
         places = sum(one.max_concurrent_calls for one in frontiers.values())
         self._transport = transport or HttpTransport(max_connections=max(1, places))
         self._timing = timing or Timing(time.monotonic, random.random)
-        till = Till(ledger, scopes=scopes, wall_us=wall_us)
-        self._desk = Desk(till, prices.version, wall_us, meter)
+        purse = Purse(ledger, scopes=scopes, wall_us=wall_us)
+        self._desk = Desk(purse, prices.version, wall_us, meter)
         self._capture = capture
         for lane in self._lanes.values():
             lane.show(self._timing.clock())
