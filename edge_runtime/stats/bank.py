@@ -15,7 +15,7 @@ Rules
   stationary stream: tolerance is put into `p0`.
 - Both alarms stay. The whole state is `BankState`; a restored bank goes on as if nothing had
   happened.
-- An observation costs some ten numpy calls on arrays of M x bets, about 20 microseconds.
+- An observation costs some ten numpy calls on arrays of M x bets: tens of microseconds.
 
 Sources: Ville's inequality; Shin, Ramdas, Rinaldo, E-detectors, arXiv 2203.03532 (CUSUM of
 bounded values); Siegmund, Sequential Analysis, 1985, II.6 (run length of a CUSUM).

@@ -269,7 +269,7 @@ class WatchListener(Protocol):
 
 
 class WatchLike(Protocol):
-    """What the router needs of the watch; `memory.MemoryWatchStore` makes one for tests."""
+    """What the router needs of the watch; `state.MemoryWatchStore` makes one for tests."""
 
     def certified(self, terms: Terms) -> None:
         """A certificate is in force; calling it again for the same one changes nothing."""

@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
+import structlog
+
 from edge_runtime.ledger.rows import Purpose
 from edge_runtime.router.contract import (
     FrontierCall,
@@ -42,6 +44,8 @@ _OUT = frozenset(
     }
 )
 _USELESS = frozenset({FrontierWhy.BAD_REQUEST, FrontierWhy.NONE_CONFIGURED})
+
+log = structlog.get_logger("edge_runtime.watch")
 
 Answered = Callable[[str | None, AuditEnd], None]
 """Called with the frontier's answer; or None and why there is none."""
@@ -137,10 +141,15 @@ class Judge:
             if not self._frontiers.available(self._queue[0].call.order):
                 await self._sleep(self._settings.retry_s)
                 continue
-            await self._ask()
+            question = self._queue[0]
+            try:
+                await self._ask(question)
+            except Exception:  # a fault in one question must not end all the others
+                log.exception("a question to the frontier failed", action="watch_judge")
+                if self._queue and self._queue[0] is question:
+                    self._done(question, None, AuditEnd.FAILED)
 
-    async def _ask(self) -> None:
-        question = self._queue[0]
+    async def _ask(self, question: Question) -> None:
         try:
             reply = await self._frontiers.complete(question.call)
         except FrontierError as error:
