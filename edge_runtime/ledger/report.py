@@ -44,6 +44,7 @@ class Line:
     saved_nano: int = 0
     energy_uj: int = 0
     duration_us: int = 0
+    tokens_trimmed: int = 0  # cut from prompts before they were sent, by estimate
     kept_in: int = 0  # of answers that did not come from the frontier
     kept_cached: int = 0
     kept_out: int = 0

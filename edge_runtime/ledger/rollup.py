@@ -33,7 +33,8 @@ FREE_LABELS = ("tenant", "endpoint", "tag", "model", "model_digest")  # anything
 SUMS = (
     "attempts", "requests", "answered", "tasks", "resolved", "tokens_in", "tokens_cached",
     "tokens_out", "frontier_nano", "energy_nano", "hardware_nano", "saved_nano", "energy_uj",
-    "duration_us", "answered_in", "answered_cached", "answered_out", "answered_frontier_nano",
+    "duration_us", "tokens_trimmed", "answered_in", "answered_cached", "answered_out",
+    "answered_frontier_nano",
 )  # fmt: skip
 
 # How each sum is made of rows of `attempts AS a`; tasks and resolved come from `LAST_ATTEMPTS`.
@@ -43,7 +44,7 @@ SUM_OF_ROWS = {
     "answered": "sum(a.answered)",
     **{
         name: f"sum(a.{name})"
-        for name in SUMS[5:14]
+        for name in SUMS[5:15]
     },
     "answered_in": "sum(a.answered * a.tokens_in)",
     "answered_cached": "sum(a.answered * a.tokens_cached)",

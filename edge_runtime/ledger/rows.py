@@ -76,7 +76,8 @@ class Attempt:
 
     `attempt` counts from 0 within a request. `model` is `name@version` or the frontier's name;
     `model_digest` is empty for a frontier. `saved_nano` is what a cache hit would have cost.
-    `score_ppm` is None and `task` empty where nothing was scored.
+    `score_ppm` is None and `task` empty where nothing was scored. `tokens_trimmed` were cut from
+    the prompt before it was sent, by estimate; no other number holds them.
     Raises `ValueError` when a number is negative or a text is too long.
     """
 
@@ -108,6 +109,7 @@ class Attempt:
     answered: bool = False
     score_ppm: int | None = None
     task: str = ""
+    tokens_trimmed: int = 0
 
     def __post_init__(self) -> None:
         for name in _INTEGERS:
@@ -140,7 +142,7 @@ class Attempt:
 
 _INTEGERS = (
     "at_us", "attempt", "tokens_in", "tokens_cached", "tokens_out", "frontier_nano",
-    "energy_nano", "hardware_nano", "saved_nano", "energy_uj", "duration_us",
+    "energy_nano", "hardware_nano", "saved_nano", "energy_uj", "duration_us", "tokens_trimmed",
 )  # fmt: skip
 _TEXTS = (
     "request_id", "task_id", "model", "tenant", "endpoint", "tag", "model_digest",

@@ -180,6 +180,13 @@ BEGIN SELECT RAISE(ABORT, 'comparisons are append-only until their attempts are 
 )
 
 
+# Version 3: prompts that were shortened before they were paid for.
+_TRIMMED = """
+ALTER TABLE attempts ADD COLUMN tokens_trimmed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollups ADD COLUMN tokens_trimmed INTEGER NOT NULL DEFAULT 0
+"""
+
+
 def _statements(script: str) -> tuple[str, ...]:
     return tuple(part for part in script.split(";\n") if part.strip())
 
@@ -187,6 +194,7 @@ def _statements(script: str) -> tuple[str, ...]:
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (*_statements(_ATTEMPTS), *_statements(_ROLLUPS), *_TRIGGERS, *_statements(_BUDGETS)),
     (*_statements(_COMPARISONS), *_COMPARISON_TRIGGERS),
+    _statements(_TRIMMED),
 )
 VERSION = len(MIGRATIONS)
 

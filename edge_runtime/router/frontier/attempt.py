@@ -169,7 +169,7 @@ def _row(desk: Desk, one: Try, number: int, verdict: Verdict | None, duration_s:
     call, tokens = one.call, one.bill.tokens
     duration_us = max(0, round(duration_s * 1e6))
     return Attempt(
-        at_us=max(0, desk.wall_us() - duration_us),
+        at_us=desk.wall_us(),
         request_id=call.payer.request_id,
         task_id=call.payer.task_id,
         tier=Tier.FRONTIER,
@@ -189,6 +189,7 @@ def _row(desk: Desk, one: Try, number: int, verdict: Verdict | None, duration_s:
         status=status_of(verdict),
         reason=call.reason,
         answered=verdict is None and call.purpose is Purpose.SERVE,
+        tokens_trimmed=one.prepared.saved_tokens,
     )
 
 
