@@ -18,15 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
 from edge_runtime.errors import EdgeError
-from edge_runtime.ledger.ledger import LedgerLike, now_us
 from edge_runtime.ledger.rows import PPM, ComparedBy, Comparison, ppm
 from edge_runtime.router.contract import FrontierLike
 from edge_runtime.router.watch.compare import same_answer
@@ -43,45 +40,17 @@ from edge_runtime.router.watch.contract import (
     Terms,
     TrialPlan,
     WatchEvent,
-    WatchListener,
 )
 from edge_runtime.router.watch.drift import DriftWatch
 from edge_runtime.router.watch.judge import Judge, Question
 from edge_runtime.router.watch.settings import WatchSettings
 from edge_runtime.router.watch.slices import DIMENSIONS, Labels, Slices, labels_of
 from edge_runtime.router.watch.state import Watched, WatchState, WatchStore, read_state
+from edge_runtime.router.watch.surroundings import Surroundings
 from edge_runtime.router.watch.trial import TrialState
 from edge_runtime.router.watch.trial_book import TrialBook
 
 log = structlog.get_logger("edge_runtime.watch")
-
-
-class NullListener:
-    """A `WatchListener` that hears nothing."""
-
-    def event(self, event: WatchEvent) -> None:
-        """Forget."""
-
-    def audited(self, task: str, end: AuditEnd) -> None:
-        """Forget."""
-
-    def audits_waiting(self, count: int) -> None:
-        """Forget."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What the watch is handed: clock, chance, sleep, the ledger, digests, and who listens.
-
-    `digest_of` gives the model digest a name is served with, None for one that is not served.
-    """
-
-    ledger: LedgerLike | None = None
-    digest_of: Callable[[str], str | None] = lambda _: None
-    listener: WatchListener = NullListener()  # noqa: RUF009  # it has no state
-    clock: Callable[[], int] = now_us
-    draw: Callable[[], float] = random.random
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 class Watch:

@@ -44,7 +44,8 @@ from edge_runtime.router.watch.settings import (
     WatchSettings,
 )
 from edge_runtime.router.watch.state import FileWatchStore, MemoryWatchStore, read_state
-from edge_runtime.router.watch.watch import Surroundings, Watch
+from edge_runtime.router.watch.surroundings import Surroundings
+from edge_runtime.router.watch.watch import Watch
 
 CERTIFICATE = "c" * 64
 TERMS = Terms(
