@@ -71,4 +71,5 @@ def _version(connection: Connection) -> int | None:
                 "name an empty one"
             )
         return None
-    return connection.execute(select(schema_version.c.version)).scalar_one()
+    version: int = connection.execute(select(schema_version.c.version)).scalar_one()
+    return version

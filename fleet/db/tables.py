@@ -34,7 +34,7 @@ boxes = Table(
     Column("have", Text, nullable=True),
     Column("boot", String(64), nullable=False, server_default=""),
     Column("have_seq", BigInteger, nullable=False, server_default=text("0")),
-    Column("connection", BigInteger, nullable=False, server_default=text("0")),
+    Column("link_number", BigInteger, nullable=False, server_default=text("0")),
     Column("online", Boolean, nullable=False, server_default=false()),
     Column("seen_generation", BigInteger, nullable=False, server_default=text("0")),
     time_s("last_contact_s", optional=True),

@@ -1,4 +1,4 @@
-"""Tables of what is published and what is wanted of each box.
+"""The table of what was wanted of each box.
 
 Rules
 - A generation is stored before it is published; `boxes.want` is the newest, `generations` all.
@@ -7,27 +7,9 @@ Rules
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, String, Table, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, String, Table
 
-from fleet.db.base import document, metadata, principal, time_s
-
-published = Table(
-    "published",
-    metadata,
-    Column("digest", String(64), primary_key=True),
-    Column("kind", String(16), nullable=False),  # bundle, settings, daemon
-    Column("name", String(128), nullable=False),
-    Column("version", String(96), nullable=False),
-    Column("release", BigInteger, nullable=False),
-    Column("release_floor", BigInteger, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    document("facts"),  # what deciders need of a manifest: floors, features, memory, digests
-    time_s("published_s"),
-    Column("published_by", String(64), nullable=False),
-    time_s("withdrawn_s", optional=True),
-    UniqueConstraint("kind", "name", "release"),
-    Index(None, "kind", "name"),
-)
+from fleet.db.base import metadata, principal, time_s
 
 generations = Table(
     "generations",
