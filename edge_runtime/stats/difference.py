@@ -68,9 +68,19 @@ class DifferenceInDifferences:
             penalty = (stake * value) ** 2 / 2
             self.harm[at] -= stake * value + penalty
             self.safe[at] += stake * value - penalty
-        self.failed = self.failed or _log_mean(self.harm) >= -math.log(self.fail_level)
-        self.passed = self.passed or _log_mean(self.safe) >= -math.log(self.pass_level)
+        self.failed = self.failed or self.harm_evidence >= -math.log(self.fail_level)
+        self.passed = self.passed or self.safe_evidence >= -math.log(self.pass_level)
         return self.verdict
+
+    @property
+    def harm_evidence(self) -> float:
+        """Natural logarithm of the evidence now that the effect is below -`tolerance`."""
+        return _log_mean(self.harm)
+
+    @property
+    def safe_evidence(self) -> float:
+        """Natural logarithm of the evidence now that the effect is above -`tolerance`."""
+        return _log_mean(self.safe)
 
     @property
     def verdict(self) -> Verdict:

@@ -16,6 +16,9 @@ Rules
 - Boxes are exposed by a rule that does not look at their outcome. One that is first heard of when
   it is harmed already is exposed at that moment, and only if it would have been exposed as well
   had it been unharmed.
+- A change may be good for most and bad for one kind of box. So a fifth of the capital is bet on
+  each stratum by itself, in even parts; a mean of such processes is one again. It costs the whole
+  ln(1 / 0.8) = 0.22 of log evidence. Strata are named before the first box is exposed.
 - Harm is final, and so is an alarm.
 """
 
@@ -23,21 +26,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_runtime.stats.eprocess import ODDS, alternatives
+
+WHOLE_WEIGHT = 0.8
+"""Share of the capital that is bet on all boxes together, where there are strata."""
 
 
 @dataclass(slots=True)
 class ExposureProcess:
-    """Watches the share of harmed boxes; `exposed`, `harmed` and `peak` are the whole state."""
+    """Watches the share of harmed boxes, over all and by stratum.
+
+    With fewer than two `strata` all capital is on the whole. Boxes of a stratum that was not named
+    count for the whole only. `counts` (exposed, harmed) and `peak` are the whole state.
+    """
 
     p0: float
     level: float
+    strata: Sequence[str] = ()
     odds: Sequence[float] = ODDS
-    exposed: int = 0
-    harmed: int = 0
+    counts: dict[str | None, tuple[int, int]] = field(default_factory=dict)
     peak: float = 0.0
+    _logs: dict[str | None, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for rates or levels outside (0, 1), odds below 1, or bad counts."""
@@ -45,29 +56,55 @@ class ExposureProcess:
             raise ValueError(f"needs 0 < p0, level < 1, not p0={self.p0}, level={self.level}")
         if not self.odds or not all(1 < ratio < math.inf for ratio in self.odds):
             raise ValueError(f"bets are on odds above 1, not {list(self.odds)}")
-        if not 0 <= self.harmed <= self.exposed:
-            raise ValueError(f"cannot have harmed {self.harmed} of {self.exposed} boxes")
+        if len(set(self.strata)) != len(self.strata):
+            raise ValueError("a stratum is named twice")
+        if not all(0 <= harmed <= exposed for exposed, harmed in self.counts.values()):
+            raise ValueError("cannot have harmed more boxes than were exposed")
+        parts = self.strata if len(self.strata) > 1 else ()
+        self._logs = {part: self._log_of(part) for part in (None, *parts)}
 
-    def expose(self) -> bool:
+    @property
+    def exposed(self) -> int:
+        """Boxes exposed so far."""
+        return self.counts.get(None, (0, 0))[0]
+
+    @property
+    def harmed(self) -> int:
+        """Boxes harmed so far."""
+        return self.counts.get(None, (0, 0))[1]
+
+    def expose(self, stratum: str | None = None) -> bool:
         """One more box got the change; True when alarmed."""
-        self.exposed += 1
-        return self._look()
+        return self._count(stratum, 1, 0)
 
-    def harm(self) -> bool:
+    def harm(self, stratum: str | None = None) -> bool:
         """One of the exposed boxes was harmed, for the first time; True when alarmed."""
-        if self.harmed >= self.exposed:
-            raise ValueError("more boxes harmed than exposed")
-        self.harmed += 1
-        return self._look()
+        return self._count(stratum, 0, 1)
 
-    def _look(self) -> bool:
+    def _count(self, stratum: str | None, exposed: int, harmed: int) -> bool:
+        for part in {None, stratum}:
+            old = self.counts.get(part, (0, 0))
+            new = (old[0] + exposed, old[1] + harmed)
+            if new[1] > new[0]:
+                raise ValueError("more boxes harmed than exposed")
+            self.counts[part] = new
+            if part in self._logs:
+                self._logs[part] = self._log_of(part)
         self.peak = max(self.peak, self.log_capital)
         return self.alarmed
 
+    def _log_of(self, part: str | None) -> float:
+        return log_evidence(*self.counts.get(part, (0, 0)), self.p0, self.odds)
+
     @property
     def log_capital(self) -> float:
-        """Natural logarithm of the evidence now: the mean over the bets. 0 at the start."""
-        return log_evidence(self.exposed, self.harmed, self.p0, self.odds)
+        """Natural logarithm of the evidence now; 0 at the start."""
+        whole = self._logs[None]
+        parts = [value for part, value in self._logs.items() if part is not None]
+        if not parts:
+            return whole
+        each = math.log((1 - WHOLE_WEIGHT) / len(parts))
+        return _log_sum([whole + math.log(WHOLE_WEIGHT), *(each + value for value in parts)])
 
     @property
     def alarmed(self) -> bool:
@@ -81,8 +118,7 @@ def log_evidence(exposed: int, harmed: int, p0: float, odds: Sequence[float] = O
         harmed * math.log(p1 / p0) + (exposed - harmed) * math.log((1 - p1) / (1 - p0))
         for p1 in alternatives(p0, odds)
     ]
-    top = max(logs)
-    return top + math.log(sum(math.exp(value - top) for value in logs) / len(logs))
+    return _log_sum(logs) - math.log(len(logs))
 
 
 def harmed_until_alarm(
@@ -100,3 +136,8 @@ def harmed_until_alarm(
         else:
             low = middle + 1
     return low
+
+
+def _log_sum(logs: Sequence[float]) -> float:
+    top = max(logs)
+    return top + math.log(sum(math.exp(value - top) for value in logs))

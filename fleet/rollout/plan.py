@@ -49,7 +49,7 @@ HOUR_S: Final = 3600.0
 MAX_PLAN_BYTES: Final = 64 * 1024
 MAX_GUARDS: Final = 16
 
-SAFETY_EVENT: Final = "crashed || reverted || stuck || unreachable"
+SAFETY_EVENT: Final = "crashed || refused || reverted || stuck || unreachable"
 
 Hours = Annotated[float, Field(ge=0, le=24 * 365)]
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -23,6 +23,7 @@ class Event:
 
     CRASHED: Final = "crashed"
     REVERTED: Final = "reverted"
+    REFUSED: Final = "refused"
     STUCK: Final = "stuck"
     FAILED: Final = "failed"
     UNREACHABLE: Final = "unreachable"
@@ -32,8 +33,9 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         Event.CRASHED: "The daemon or its engine ended unasked with the change in service.",
         Event.REVERTED: "The box took the change back by itself.",
+        Event.REFUSED: "It did not load, or answered its golden inputs wrong.",
         Event.STUCK: "Neither the new nor the old one serves as wanted.",
-        Event.FAILED: "The box gave the change up before it served; the old one never stopped.",
+        Event.FAILED: "The box gave the change up for any reason but an order or a deadline.",
         Event.UNREACHABLE: "The box began with the change and was not heard of for too long.",
     }
 )
@@ -101,7 +103,7 @@ QUALITY_DEFAULTS: Final[Mapping[str, QualityDefault]] = MappingProxyType(
     {
         default.figure: default
         for default in (
-            QualityDefault("escalation_rate", "lower", "difference", 0.02, "requests", 100),
+            QualityDefault("escalation_rate", "lower", "difference", 0.01, "requests", 100),
             QualityDefault("error_rate", "lower", "difference", 0.01, "requests", 100),
             QualityDefault("schema_valid_rate", "higher", "difference", 0.02, "schema_checked", 50),
             QualityDefault("cache_hit_rate", "higher", "difference", 0.05, "cache_lookups", 100),

@@ -53,11 +53,11 @@ def test_one_box_is_too_few() -> None:
     "state",
     [
         {"p0": 0}, {"p0": 1}, {"level": 0}, {"level": 1}, {"odds": ()}, {"odds": (1.0,)},
-        {"exposed": 3, "harmed": 4}, {"harmed": -1},
+        {"counts": {None: (3, 4)}}, {"counts": {None: (3, -1)}}, {"strata": ("a", "a")},
     ],
 )  # fmt: skip
 def test_impossible_states_are_refused(state: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"needs|bets|cannot"):
+    with pytest.raises(ValueError, match=r"needs|bets|cannot|twice"):
         ExposureProcess(**({"p0": 0.02, "level": 0.05} | state))
 
 
@@ -76,3 +76,51 @@ def test_harm_that_is_known_first_alarms_no_more_often_than_promised() -> None:
     # Sequential bets on outcomes as they finish would alarm in most of these runs.
     naive = BettingProcess(0.02, 0.05)
     assert any(naive.observe(1.0) for _ in range(4))
+
+
+def test_a_kind_of_hardware_that_always_fails_alarms_where_the_whole_would_not() -> None:
+    strata = [f"s{n}" for n in range(10)]
+    whole, split = ExposureProcess(0.02, 0.05), ExposureProcess(0.02, 0.05, strata)
+    for n in range(300):
+        stratum = "s0" if n % 60 == 0 else f"s{1 + n % 9}"
+        for process in (whole, split):
+            process.expose(stratum)
+            if stratum == "s0":
+                process.harm(stratum)
+    assert (split.exposed, split.harmed) == (300, 5)
+    assert split.alarmed
+    assert not whole.alarmed
+
+
+def test_the_whole_pays_little_for_the_strata() -> None:
+    plain, split = ExposureProcess(0.02, 0.05), ExposureProcess(0.02, 0.05, ["a", "b"])
+    for n in range(40):
+        plain.expose()
+        split.expose("ab"[n % 2])
+    for _ in range(4):
+        plain.harm()
+        split.harm(None)  # its stratum was not named: it counts for the whole only
+    assert plain.log_capital - split.log_capital < math.log(1 / 0.8) + 1e-9
+
+
+def test_strata_alarm_no_more_often_than_promised() -> None:
+    generator = np.random.default_rng(8)
+    strata = [f"s{n}" for n in range(8)]
+    alarms = 0
+    for _ in range(400):
+        process = ExposureProcess(0.02, 0.05, strata)
+        for n, harmed in enumerate(generator.random(150) < 0.02):
+            process.expose(strata[n % 8])
+            if harmed:
+                process.harm(strata[n % 8])
+        alarms += process.alarmed
+    assert alarms / 400 <= 0.05
+
+
+def test_a_restart_goes_on_where_it_was() -> None:
+    first = ExposureProcess(0.02, 0.05, ["a", "b"])
+    first.expose("a")
+    first.expose("b")
+    first.harm("b")
+    again = ExposureProcess(0.02, 0.05, ["a", "b"], counts=dict(first.counts), peak=first.peak)
+    assert again.log_capital == first.log_capital
