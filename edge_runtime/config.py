@@ -48,6 +48,11 @@ class ServerSettings(Section):
         default_factory=dict,
         description="Tenant name to the sha256 (hex) of its API key. Empty: no key is asked for.",
     )
+    admin_tenants: list[str] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Tenants that may purge every tenant's kept answers.",
+    )
     allow_open_off_loopback: bool = Field(
         default=False,
         description="Serve without API keys on an address that other machines reach.",
@@ -233,6 +238,19 @@ class EngineSettings(Section):
     )
     encoder_batch_tokens: int = Field(
         2048, ge=16, le=1 << 20, description="Token budget of one encoder run."
+    )
+    swap_grace_s: float = Field(
+        10.0,
+        ge=0,
+        le=600,
+        description="After a model was swapped: how long requests that were being read for the "
+        "old one may still come.",
+    )
+    swap_drain_s: float = Field(
+        600.0,
+        gt=0,
+        le=86_400,
+        description="After a model was swapped: how long requests on the old one may still run.",
     )
 
     @model_validator(mode="after")

@@ -77,7 +77,11 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One sequence to generate. `arrival_s` and `deadline_s` are on the scheduler's clock."""
+    """One sequence to generate. `arrival_s` and `deadline_s` are on the scheduler's clock.
+
+    `bundle_digest` is that of the model the prompt was tokenised for (`ModelInfo`): the sequence
+    runs on that one even when the name was swapped meanwhile. Empty: on whichever serves.
+    """
 
     request_id: str
     model: str
@@ -86,6 +90,7 @@ class GenerateRequest:
     arrival_s: float = 0.0
     deadline_s: float | None = None
     request_class: RequestClass = RequestClass.INTERACTIVE
+    bundle_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,5 +280,9 @@ class ModelHost(Protocol):
         inputs: Sequence[Sequence[int]],
         *,
         request_class: RequestClass = RequestClass.INTERACTIVE,
+        bundle_digest: str = "",
     ) -> FloatArray:
-        """Outputs of an encoder, float32 [len(inputs), width], in input order."""
+        """Outputs of an encoder, float32 [len(inputs), width], in input order.
+
+        `bundle_digest` as in `GenerateRequest`.
+        """

@@ -78,7 +78,7 @@ def load_model(
     Takes seconds and holds the weights in memory. Raises `BundleError` when the bundle cannot
     run on this box or answers wrong, `EngineError` when the machine fails.
     """
-    variant = _choose_variant(manifest, settings)
+    variant = choose_variant(manifest, settings)
     native = _choose_native(manifest, variant, settings.engine.native_kernels)
     _check_box(manifest, variant, native=native)
     codec = Codec(directory, manifest)
@@ -96,7 +96,8 @@ def load_model(
     return LoadedModel(info, codec, worker)
 
 
-def _choose_variant(manifest: Manifest, settings: Settings) -> Variant:
+def choose_variant(manifest: Manifest, settings: Settings) -> Variant:
+    """The variant these settings run. Raises `BundleError` when they name one that is not there."""
     options = settings.models.options.get(manifest.name)
     names = [variant.name for variant in manifest.variants]
     if options is not None and options.variant is not None:

@@ -71,7 +71,12 @@ async def encode(request: web.Request, body: EncodeBody, kind: Kind) -> Encoded:
             lambda: [fit(codec, one, tokens, cut_to) for one, tokens in pairs],
             chars=sum(len(one) for one, tokens in pairs if len(tokens) > cut_to),
         )
-    rows = await services.host.encode(info.name, batch, request_class=context.request_class)
+    rows = await services.host.encode(
+        info.name,
+        batch,
+        request_class=context.request_class,
+        bundle_digest=info.bundle_digest,
+    )
     return Encoded(info=info, rows=rows, token_count=sum(len(tokens) for tokens in batch))
 
 

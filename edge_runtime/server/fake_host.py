@@ -196,6 +196,7 @@ class FakeHost:
         inputs: Sequence[Sequence[int]],
         *,
         request_class: RequestClass = RequestClass.INTERACTIVE,
+        bundle_digest: str = "",
     ) -> FloatArray:
         """See `ModelHost`; pauses like `generate` when `pause_after` is 0."""
         if self.refusal is not None:

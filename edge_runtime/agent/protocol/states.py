@@ -77,6 +77,7 @@ class DeferReason(enum.StrEnum):
     CLOCK = "clock"  # a window or a date is set and the box does not know the time
     LOAD = "load"
     DISK = "disk"
+    MEMORY = "memory"  # both models do not fit beside each other
     METERED = "metered"
     TRUST = "trust"  # trust metadata has expired or could not be fetched
     NETWORK = "network"  # no source answers
