@@ -1,0 +1,181 @@
+"""Make the pairs: `python -m benchmarks.semantic_pairs build --data DIR --minilm BUNDLE`.
+
+Rules
+- A question belongs to the dev or the test half by the hash of its words, before any pair is
+  made, so no question lies on both sides. Within a half another bit of the hash says whether it
+  was asked before (is in the cache) or comes now.
+- `near` and `far` are paraphrases: for a question that comes now, the nearest earlier one with
+  the same answer, and any earlier one with the same answer.
+- `other-intent` and `other-details` are what a cache would be wrong to serve: for a question that
+  comes now, the nearest earlier one of another intent, and of the same intent with other details.
+- `edit-*` are the question itself with the smallest change that changes its answer.
+- Nearest is by cosine of the encoder that the cache uses, so the pairs are the hardest it meets.
+- `curation.json` lists what reading found wrong: pairs of intents that are told apart by their
+  labels only, single questions with a wrong label, and single pairs. They are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.semantic_pairs.edits import EDITS
+from benchmarks.semantic_pairs.meaning import Question, plain, same_answer, vocabulary
+
+FILES = {
+    "clinc150": ("clinc150/train.jsonl", "clinc150/validation.jsonl"),
+    "banking77": ("banking77/train.jsonl",),
+    "snips": ("snips/train.jsonl",),
+}
+# Most pairs of each kind in each half, by source.
+WANTED = {
+    "near": {"banking77": 1000, "clinc150": 1000, "snips": 200},
+    "far": {"banking77": 150, "clinc150": 150, "snips": 0},
+    "other-intent": {"banking77": 700, "clinc150": 500, "snips": 100},
+    "other-details": {"banking77": 0, "clinc150": 500, "snips": 300},
+}
+EDITS_WANTED = 200  # of each edit, in each half
+MAX_CHARS = 200
+Vectors = npt.NDArray[np.float32]
+
+
+def _bits(text: str) -> int:
+    return hashlib.sha256(("semantic-pairs " + plain(text)).encode()).digest()[0]
+
+
+def half_of(text: str) -> str:
+    """`dev` or `test`."""
+    return "test" if _bits(text) & 1 else "dev"
+
+
+def read_questions(data: Path) -> list[Question]:
+    """All questions of the three sets, each wording once, in the order of their hashes."""
+    found: dict[tuple[str, str], Question] = {}
+    for source, names in FILES.items():
+        for name in names:
+            for line in (data / name).read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                slots = row.get("slots")
+                question = Question(
+                    " ".join(row["text"].split()),
+                    row["intent"],
+                    source,
+                    None
+                    if slots is None
+                    else tuple((one["slot"], plain(one["text"])) for one in slots),
+                )
+                if len(question.text) <= MAX_CHARS:
+                    found.setdefault((source, plain(question.text)), question)
+    return sorted(found.values(), key=lambda one: hashlib.sha256(one.text.encode()).digest())
+
+
+def make_pairs(
+    questions: list[Question], vectors: dict[str, Vectors], curation: dict[str, Any]
+) -> dict[str, list[dict[str, str | bool]]]:
+    """The pairs of both halves."""
+    confused = {frozenset(pair) for pair in curation["intents"]}
+    dropped = {frozenset(pair) for pair in curation["pairs"]}
+    halves = {}
+    for half in ("dev", "test"):
+        own = [
+            one
+            for one in questions
+            if half_of(one.text) == half and one.text not in curation["texts"]
+        ]
+        rng = random.Random(f"pairs {half}")
+        rows: list[dict[str, str | bool]] = []
+        for source in FILES:
+            some = [one for one in own if one.source == source]
+            rows += _natural(some, vectors, confused, rng)
+        rows += _edited(own, rng)
+        halves[half] = [row for row in rows if frozenset((row["a"], row["b"])) not in dropped]
+    return halves
+
+
+def _row(kind: str, same: bool, a: Question, b: Question) -> dict[str, str | bool]:
+    return {
+        "kind": kind,
+        "same": same,
+        "a": a.text,
+        "b": b.text,
+        "source": a.source,
+        "intents": a.intent if a.intent == b.intent else f"{a.intent} / {b.intent}",
+    }
+
+
+def _natural(
+    questions: list[Question],
+    vectors: dict[str, Vectors],
+    confused: set[frozenset[str]],
+    rng: random.Random,
+) -> Iterator[dict[str, str | bool]]:
+    source = questions[0].source
+    common = vocabulary(questions)
+    earlier = [one for one in questions if _bits(one.text) & 2]
+    now = [one for one in questions if not _bits(one.text) & 2]
+    stored = np.stack([vectors[one.text] for one in earlier])
+    intents = np.array([one.intent for one in earlier])
+    left = {kind: wanted[source] for kind, wanted in WANTED.items()}
+    for question in now:
+        if not any(left.values()):
+            return
+        order = np.argsort(-(stored @ vectors[question.text]), kind="stable")
+        same_intent = intents[order] == question.intent
+        others = (earlier[at] for at in order[~same_intent])
+        ranked = [earlier[at] for at in order[same_intent]]
+        for kind, found in _of_one(
+            question, ranked=ranked, others=others, common=common, confused=confused, rng=rng
+        ):
+            if left[kind] > 0:
+                left[kind] -= 1
+                yield _row(kind, kind in ("near", "far"), found, question)
+
+
+def _of_one(
+    question: Question,
+    *,
+    ranked: list[Question],
+    others: Iterator[Question],
+    common: dict[str, frozenset[str]],
+    confused: set[frozenset[str]],
+    rng: random.Random,
+) -> Iterator[tuple[str, Question]]:
+    """At most one earlier question of each kind.
+
+    `ranked` are those of the same intent, `others` the rest; both have the nearest first.
+    """
+    verdicts = [(same_answer(question, other, common), other) for other in ranked]
+    if same := [other for verdict, other in verdicts if verdict]:
+        yield "near", same[0]
+        yield "far", rng.choice(same)
+    if different := [other for verdict, other in verdicts if verdict is False]:
+        yield "other-details", different[0]
+    for other in others:
+        if (
+            same_answer(question, other, common) is False
+            and frozenset((question.intent, other.intent)) not in confused
+        ):
+            yield "other-intent", other
+            return
+
+
+def _edited(questions: list[Question], rng: random.Random) -> Iterator[dict[str, str | bool]]:
+    order = list(questions)
+    rng.shuffle(order)
+    for kind, edit in EDITS.items():
+        count = 0
+        for question in order:
+            if count == EDITS_WANTED:
+                break
+            changed = edit(question.text.lower(), rng)
+            if changed is not None:
+                count += 1
+                other = Question(changed, question.intent, question.source)
+                yield _row(kind, False, question, other)
