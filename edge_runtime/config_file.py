@@ -1,10 +1,4 @@
-"""Read settings: one TOML file, then environment variables.
-
-Rules
-- An unknown key, a value out of range or an unreadable file stops the start with a
-  `ConfigError` that names the key and, for a typo, the key that was probably meant.
-- Environment variables win over the file: `EDGE_SERVER__PORT=9000` sets `port` of `[server]`.
-  Lists may be written with commas or as JSON, tables as JSON.
+"""Read the daemon's settings: one TOML file, then environment variables (`EDGE_<SECTION>__<KEY>`).
 
 Example:
     settings = load_settings(Path("edge.toml"), os.environ)
@@ -12,19 +6,17 @@ Example:
 
 from __future__ import annotations
 
-import difflib
-import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from edge_runtime.config import Settings
-from edge_runtime.errors import ConfigError
+from edge_runtime.config_loader import SettingsLoader, settings_toml
+
+__all__ = ["ENV_PREFIX", "load_settings", "parse_settings", "settings_toml"]
 
 ENV_PREFIX = "EDGE_"
+_LOADER = SettingsLoader(Settings, ENV_PREFIX)
 
 
 def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -32,131 +24,9 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
 
     Raises `ConfigError` naming every wrong key, not only the first.
     """
-    data: dict[str, Any] = {} if path is None else _read(path)
-    for keys, text in _variables(environ):
-        _put(data, keys, text)
-    return parse_settings(data)
+    return _LOADER.load(path, environ)
 
 
 def parse_settings(data: Mapping[str, Any]) -> Settings:
     """Check settings that were read already. Raises `ConfigError`."""
-    try:
-        return Settings.model_validate(data)
-    except ValidationError as error:
-        problems = "; ".join(_explain(dict(item)) for item in error.errors())
-        raise ConfigError(problems) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give --config a readable file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-
-
-def _variables(environ: Mapping[str, str]) -> list[tuple[tuple[str, ...], str]]:
-    """The variables that are settings: those with a section, `EDGE_<SECTION>__<KEY>`."""
-    found = []
-    for name, text in sorted(environ.items()):
-        if name.startswith(ENV_PREFIX) and "__" in name:
-            keys = tuple(name.removeprefix(ENV_PREFIX).lower().split("__"))
-            found.append((keys, text))
-        else:
-            _refuse_near_miss(name)
-    return found
-
-
-def _refuse_near_miss(name: str) -> None:
-    """`EDGE_SERVER_PORT` would be ignored without a word; say how it is written."""
-    for section in Settings.model_fields:
-        start = f"{ENV_PREFIX}{section.upper()}_"
-        if name.startswith(start):
-            raise ConfigError(
-                f"{name}: not a setting; did you mean {start}_{name.removeprefix(start)}?"
-            )
-
-
-def _put(data: dict[str, Any], keys: tuple[str, ...], text: str) -> None:
-    variable = ENV_PREFIX + "__".join(keys).upper()
-    table = data
-    for key in keys[:-1]:
-        inner = table.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{variable}: {key} is not a table")
-        table = inner
-    table[keys[-1]] = _value(keys, text, variable)
-
-
-def _value(keys: tuple[str, ...], text: str, variable: str) -> object:
-    """The text of a variable in the type its key has; pydantic reads numbers and booleans."""
-    origin = _origin_of(keys)
-    if origin is list and not text.lstrip().startswith("["):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    if origin in (list, dict):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"{variable}: not valid JSON: {error}") from error
-    return text
-
-
-def _origin_of(keys: tuple[str, ...]) -> object:
-    annotation: object = Settings
-    for key in keys:
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return None
-        field = annotation.model_fields.get(key)
-        if field is None:
-            return None
-        annotation = field.annotation
-    return get_origin(annotation)
-
-
-def _explain(item: dict[str, Any]) -> str:
-    location = tuple(item["loc"])
-    key = ".".join(str(part) for part in location) or "settings"
-    if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; see docs/reference/settings.md"
-        return f"{key}: unknown key{hint}"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{key}: {message}"
-
-
-def _known_keys(location: tuple[object, ...]) -> list[str]:
-    model: type[BaseModel] = Settings
-    for part in location:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue  # a name inside `options`: its keys are those of the table's type
-        candidates = [field.annotation, *get_args(field.annotation)]
-        for candidate in candidates:
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                model = candidate
-    return list(model.model_fields)
-
-
-def settings_toml(settings: Settings) -> str:
-    """Every setting as TOML; `load_settings` reads it back to the same settings."""
-    data = settings.model_dump(mode="json", exclude_none=True)
-    lines: list[str] = []
-    for section, values in data.items():
-        _write_table(lines, section, values)
-    return "\n".join(lines) + "\n"
-
-
-def _write_table(lines: list[str], path: str, values: Mapping[str, Any]) -> None:
-    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    if plain:
-        lines += ([""] if lines else []) + [f"[{path}]"]
-        # JSON's strings, numbers, booleans and lists of them are TOML's too
-        lines += [f"{_toml_key(key)} = {json.dumps(value)}" for key, value in plain.items()]
-    for key, value in values.items():
-        if isinstance(value, dict):
-            _write_table(lines, f"{path}.{_toml_key(key)}", value)
-
-
-def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
+    return _LOADER.parse(data)

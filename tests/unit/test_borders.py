@@ -81,6 +81,8 @@ RULES: tuple[Reserved | Barred, ...] = (
             "edge_runtime.agent.decide",
             "edge_runtime.agent.protocol",
             "edge_runtime.bundle",
+            "edge_runtime.config_loader",
+            "edge_runtime.config_section",
             "edge_runtime.core",
             "edge_runtime.engine.offline",
             "edge_runtime.errors",
