@@ -29,8 +29,10 @@ from edge_runtime.ledger.options import (
     Since,
     ledger_path,
     parse_since,
+    price_list,
     reference,
     refusals,
+    required,
 )
 from edge_runtime.ledger.prices import Prices, load_prices
 from edge_runtime.ledger.queries import By, lines, task_costs
@@ -66,14 +68,17 @@ def cost(
 ) -> None:
     """Say what answers cost, and what answering here saved."""
     with refusals():
-        listed = None if prices is None else load_prices(prices, override)
+        listed = price_list(prices, override, config)
+        # A list of the settings may hold many: then savings wait for --against.
+        price = reference(listed, against)
+        if prices is not None and listed is not None and listed.frontier:
+            price = required(listed, against)
         start = parse_since(since, now_us())
         with open_reader(ledger_path(ledger, config)) as reader, explained("ledger"):
             groups = lines(reader, by, start)
             total = sum(groups.values(), Line())
             saved = None
-            if listed is not None and listed.frontier:
-                price = listed.of(reference(listed, against))
+            if price is not None:
                 saved = savings(
                     task_costs(reader, price, start),
                     actual_nano=total.cost_nano,
@@ -107,7 +112,7 @@ def breakeven(
     """Say from how many requests a month on this box pays for itself."""
     with refusals():
         listed = load_prices(prices, override)
-        price = listed.of(reference(listed, against))
+        price = required(listed, against)
         with open_reader(ledger_path(ledger, config)) as reader, explained("ledger"):
             total = sum(lines(reader, By.TOTAL, parse_since(since, now_us())).values(), Line())
         if not total.answered or not total.requests:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from edge_runtime.config_file import load_settings
 from edge_runtime.errors import EdgeError, UsageError
-from edge_runtime.ledger.prices import Prices
+from edge_runtime.ledger.prices import FrontierPrice, Prices, load_prices
 from edge_runtime.ledger.rows import US_PER_DAY
 
 LEDGER_FILE = Path("ledger") / "ledger.db"  # below the store
@@ -28,7 +28,7 @@ LedgerFile = Annotated[
     Path | None, typer.Option("--ledger", help="Ledger file; by default in the store's folder.")
 ]
 PriceFile = Annotated[
-    Path | None, typer.Option("--prices", help="Price list (TOML); for savings and currency.")
+    Path | None, typer.Option("--prices", help="Price list (TOML); by default the settings'.")
 ]
 OverrideFile = Annotated[
     Path | None, typer.Option("--override", help="Price list that wins key by key.")
@@ -72,14 +72,38 @@ def refusals() -> Iterator[None]:
 
 def ledger_path(ledger: Path | None, config: Path | None) -> Path:
     """The file named, or that of the settings."""
-    return ledger or load_settings(config, os.environ).store.path / LEDGER_FILE
+    if ledger is not None:
+        return ledger
+    settings = load_settings(config, os.environ)
+    return settings.ledger.path or settings.store.path / LEDGER_FILE
 
 
-def reference(prices: Prices, against: str | None) -> str:
-    """The frontier model to compare with. Raises `UsageError` when the list leaves it open."""
+def price_list(prices: Path | None, override: Path | None, config: Path | None) -> Prices | None:
+    """The list named, or that of the settings; None where neither names one."""
+    if prices is None:
+        named = load_settings(config, os.environ).prices
+        prices, override = named.file, override or named.override
+    return None if prices is None else load_prices(prices, override)
+
+
+def reference(prices: Prices | None, against: str | None) -> FrontierPrice | None:
+    """The price of the frontier model to compare with; None where nobody says which.
+
+    That is `against`, or the list's only one. Raises `ConfigError` for one without a price.
+    """
+    if prices is None:
+        return None
     if against is not None:
-        return against
-    if len(prices.frontier) == 1:
-        return next(iter(prices.frontier))
-    names = ", ".join(prices.frontier) or "none"
-    raise UsageError(f"name the frontier model to compare with by --against; the list has {names}")
+        return prices.of(against)
+    return next(iter(prices.frontier.values())) if len(prices.frontier) == 1 else None
+
+
+def required(prices: Prices, against: str | None) -> FrontierPrice:
+    """As `reference`. Raises `UsageError` when the list leaves it open."""
+    price = reference(prices, against)
+    if price is None:
+        names = ", ".join(prices.frontier) or "none"
+        raise UsageError(
+            f"name the frontier model to compare with by --against; the list has {names}"
+        )
+    return price

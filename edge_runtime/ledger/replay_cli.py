@@ -29,10 +29,11 @@ from edge_runtime.ledger.options import (
     Since,
     ledger_path,
     parse_since,
+    price_list,
     reference,
     refusals,
 )
-from edge_runtime.ledger.prices import FrontierPrice, Prices, load_prices
+from edge_runtime.ledger.prices import FrontierPrice, Prices
 from edge_runtime.ledger.replay import End, Scenario, Scored, Sums, as_it_was
 from edge_runtime.ledger.replay import replay as replay_one
 from edge_runtime.ledger.replay_error import (
@@ -119,13 +120,13 @@ def replay(
     with refusals():
         asked = Question(threshold, alpha, delta, not no_cache, model, task)
         _check(asked)
-        listed = None if prices is None else load_prices(prices, override)
+        listed = price_list(prices, override, config)
         now = now_us()
         span = While(parse_since(since, now), parse_since(until, now))
         if span.until_us <= span.since_us:
             raise UsageError(f"--until {until} is not after --since {since}")
         with open_reader(ledger_path(ledger, config)) as reader, explained("ledger"):
-            answer = _answer(reader, span, asked, listed, against)
+            answer = _answer(reader, span, asked, listed, reference(listed, against))
     if as_json:
         typer.echo(json.dumps(_json(answer, listed), indent=2))
         return
@@ -147,13 +148,10 @@ def _answer(
     span: While,
     asked: Question,
     listed: Prices | None,
-    against: str | None,
+    price: FrontierPrice | None,
 ) -> Answer:
     require_scores(reader)
     price_of = None if listed is None else listed.of
-    price: FrontierPrice | None = None
-    if listed is not None and listed.frontier:
-        price = listed.of(reference(listed, against))
     survey = Survey()
     was = Sums()
     for seen in requests(reader, span, None):
@@ -167,7 +165,7 @@ def _answer(
             would.add(replay_one(seen, scenario, price=price, mean_here=mean_here))
         except LookupError as error:
             raise UsageError(
-                "more would go to a frontier; give its price by --prices (and --against)"
+                "more would go to a frontier; name it by --prices and --against"
             ) from error
     idle = idle_nano(reader, span)
     was.cost_nano += idle

@@ -263,6 +263,26 @@ def test_refusals_say_what_to_do(run: Run, tmp_path: Path) -> None:
     assert "usage" not in run("cost", "--prices", str(prices), "--against", "small")
 
 
+def test_ledger_and_prices_of_the_settings_are_taken(tmp_path: Path) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text(PRICES)
+    fill(tmp_path / "ledger.db", prices)
+    config = tmp_path / "edge.toml"
+    config.write_text(f'[ledger]\npath = "{tmp_path}/ledger.db"\n[prices]\nfile = "{prices}"\n')
+
+    def cost(*more: str) -> Any:
+        result = CliRunner().invoke(app, ["cost", "--json", "--config", str(config), *more])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.output)
+
+    report = cost()
+    assert (report["currency"], report["total"]["requests"]) == ("USD", 100)
+    assert report["savings"]["tasks"] == 100
+    prices.write_text(PRICES + "[frontier.small]\ninput=1\ncached_input=1\noutput=1\n")
+    assert cost()["savings"] is None
+    assert cost("--against", "big")["savings"] == report["savings"]
+
+
 def test_few_tasks_have_no_interval(run: Run, tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "ledger.db") as ledger:
         ledger.append(
