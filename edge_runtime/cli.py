@@ -158,6 +158,17 @@ def revert(
 
 
 @app.command()
+def clean(config: ConfigFile = None, store: StorePath = None) -> None:
+    """Remove bundles that are neither active nor kept to revert to."""
+    with _refusals():
+        with _open_store(_settings(config, store)) as opened:
+            removed = opened.garbage_collect()
+        for digest in removed:
+            typer.echo(f"removed {digest}")
+        typer.echo(f"{len(removed)} bundles removed")
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)

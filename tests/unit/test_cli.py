@@ -58,6 +58,19 @@ def test_activate_and_revert_move_between_bundles(tmp_path: Path) -> None:
     assert digest_in(run("activate", "tiny", second[:10], "--store", store)) == second
 
 
+def test_clean_keeps_what_is_active_and_what_revert_goes_back_to(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    digests = []
+    for number in range(3):
+        write_tiny_bundle(tmp_path / str(number), weights=b"weights %d" % number)
+        digests.append(digest_in(run("install", tmp_path / str(number), "--store", store)))
+    said = run("clean", "--store", store)
+    assert digest_in(said) == digests[0]
+    assert "1 bundles removed" in said
+    assert digest_in(run("revert", "tiny", "--store", store)) == digests[1]
+    assert "0 bundles removed" in run("clean", "--store", store)
+
+
 def test_refusals_end_with_one_and_the_reason(tmp_path: Path, loader: FakeLoader) -> None:
     store = tmp_path / "store"
     write_tiny_bundle(tmp_path / "one")
