@@ -21,7 +21,8 @@ from edge_runtime.ledger.cost import worst_case_cost
 from edge_runtime.ledger.money import MAX_NANO, NANO
 from edge_runtime.ledger.rows import Attempt, Purpose, Status, Tier, tokens_from_usage
 from edge_runtime.router.contract import FrontierCall, FrontierWhy
-from edge_runtime.router.frontier.lane import Lane, Meter, Prepared, TryFailed
+from edge_runtime.router.frontier.lane import Lane, Prepared, TryFailed
+from edge_runtime.router.frontier.meter import Meter
 from edge_runtime.router.frontier.money import Bill, Denied, Purse, bill
 from edge_runtime.router.frontier.tokens import plausible
 from edge_runtime.router.frontier.verdict import (

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -16,6 +16,7 @@ from edge_runtime.ledger.prices import FrontierPrice
 from edge_runtime.router.contract import FrontierCall
 from edge_runtime.router.frontier import breaker
 from edge_runtime.router.frontier.breaker import Breaker, BreakerRules, Mode, Refusal
+from edge_runtime.router.frontier.meter import Meter, NullMeter
 from edge_runtime.router.frontier.money import Facts
 from edge_runtime.router.frontier.ordering import Choice
 from edge_runtime.router.frontier.retry import RetryRules
@@ -36,35 +37,6 @@ class TryFailed(Exception):  # noqa: N818  # not an error of its own: a verdict 
         super().__init__(verdict.message)
         self.verdict = verdict
         self.asked = asked
-
-
-class Meter(Protocol):
-    """Where numbers go: `edge_runtime.metrics.Metrics`, or nowhere."""
-
-    def count(self, name: str, *labels: str, amount: float = 1.0) -> None:
-        """Add to a counter."""
-        ...
-
-    def gauge(self, name: str, *labels: str, value: float) -> None:
-        """Set a gauge."""
-        ...
-
-    def observe(self, name: str, *labels: str, value: float) -> None:
-        """Add to a histogram."""
-        ...
-
-
-class NullMeter:
-    """A `Meter` that forgets."""
-
-    def count(self, name: str, *labels: str, amount: float = 1.0) -> None:
-        """Forget."""
-
-    def gauge(self, name: str, *labels: str, value: float) -> None:
-        """Forget."""
-
-    def observe(self, name: str, *labels: str, value: float) -> None:
-        """Forget."""
 
 
 @dataclass(frozen=True, slots=True)

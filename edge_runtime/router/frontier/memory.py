@@ -25,7 +25,7 @@ from edge_runtime.ledger.ledger import LedgerLike
 from edge_runtime.ledger.memory import MemoryLedger
 from edge_runtime.ledger.prices import Prices, parse_prices
 from edge_runtime.router.frontier.capture import CaptureLike
-from edge_runtime.router.frontier.lane import Meter
+from edge_runtime.router.frontier.meter import Meter
 from edge_runtime.router.frontier.pool import FrontierPool
 from edge_runtime.router.frontier.settings import FrontierSettings
 from edge_runtime.router.frontier.transport import Answer, Sent, Target

@@ -37,7 +37,8 @@ from edge_runtime.router.contract import (
 from edge_runtime.router.frontier.attempt import Desk, Try, trying
 from edge_runtime.router.frontier.capture import CaptureLike
 from edge_runtime.router.frontier.events import DONE, EventError, Gathered, SseReader
-from edge_runtime.router.frontier.lane import Lane, Meter, NullMeter, TryFailed, target_of
+from edge_runtime.router.frontier.lane import Lane, TryFailed, target_of
+from edge_runtime.router.frontier.meter import Meter, NullMeter
 from edge_runtime.router.frontier.money import Purse
 from edge_runtime.router.frontier.ordering import arranged
 from edge_runtime.router.frontier.settings import FrontierSettings
@@ -334,7 +335,9 @@ async def _chunks(one: Try, answer: Answer, gathered: Gathered) -> AsyncGenerato
                 yield chunk
                 continue
             held_back.append(chunk)
-            if news or len(held_back) > MAX_HELD_BACK:
+            if len(held_back) > MAX_HELD_BACK:
+                raise EventError(f"{MAX_HELD_BACK} events without a part of an answer")
+            if news:
                 told = True
                 one.answering()
                 for early in held_back:
