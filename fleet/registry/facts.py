@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from edge_runtime.agent.protocol import Have, Health
+from edge_runtime.agent.protocol import Hardware, Have, Health, Versions
 
 BOX_NAMES: Final[Mapping[str, type]] = MappingProxyType(
     {
@@ -40,6 +40,17 @@ BOX_NAMES: Final[Mapping[str, type]] = MappingProxyType(
         "states": dict,  # <kind>/<name> to state
     }
 )
+
+ENROL_NAMES: Final[Mapping[str, type]] = MappingProxyType(
+    {
+        name: BOX_NAMES[name]
+        for name in (
+            "principal", "tenant", "box", "labels", "arch", "cpu_model", "cpu_features", "cores",
+            "memory_bytes", "accelerator", "daemon", "onnxruntime", "os",
+        )
+    }
+)  # fmt: skip
+"""What is known of a box that asks to be let in."""
 
 GROUP_NAMES: Final[Mapping[str, type]] = MappingProxyType(
     {name: kind for name, kind in BOX_NAMES.items() if name != "groups"}
@@ -92,21 +103,27 @@ def values_of(known: Known, groups: Iterable[str] = ()) -> dict[str, Any]:
     return values
 
 
-def _reported(have: Have) -> dict[str, Any]:
-    hardware, versions = have.hardware, have.versions
-    bundles = [item for item in have.items if item.kind == "bundle" and item.active is not None]
+def facts_of(hardware: Hardware, versions: Versions) -> dict[str, Any]:
+    """The values that follow from what a box is."""
     return {
         "arch": hardware.arch,
         "cpu_model": hardware.cpu_model,
         "cpu_features": list(hardware.cpu_features),
         "cores": hardware.cores,
         "memory_bytes": hardware.memory_bytes,
-        "disk_free_bytes": have.disk_free_bytes,
         "accelerator": hardware.accelerator,
-        "metered": have.metered,
         "daemon": versions.daemon,
         "onnxruntime": versions.onnxruntime,
         "os": versions.os,
+    }
+
+
+def _reported(have: Have) -> dict[str, Any]:
+    bundles = [item for item in have.items if item.kind == "bundle" and item.active is not None]
+    return {
+        **facts_of(have.hardware, have.versions),
+        "disk_free_bytes": have.disk_free_bytes,
+        "metered": have.metered,
         "bundles": {item.name: item.active for item in bundles},
         "versions": {item.name: item.version for item in bundles if item.version is not None},
         "states": {f"{item.kind}/{item.name}": item.state.value for item in have.items},

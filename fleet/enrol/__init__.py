@@ -1,0 +1,1 @@
+"""How a box gets in, and how it is put out: claims, approval, credentials, the broker's files."""
