@@ -90,7 +90,8 @@ RULES: tuple[Reserved | Barred, ...] = (
         ),
     ),
     Barred(
-        r"edge_runtime\.(core|errors|scheduler(\..*)?|stats(\..*)?|agent\.(decide|protocol)(\..*)?)",
+        r"edge_runtime\.(core|errors|scheduler(\..*)?|stats(\..*)?|agent\.(decide|protocol)(\..*)?"
+        r"|router\.frontier\.(breaker|events|ordering|redact|retry|tokens|trim|verdict))",
         CLOCKS_AND_IO,
         "deciders are pure: values in, a plan out",
     ),

@@ -149,11 +149,11 @@ class Lane:
             options = call.body.get("stream_options")
             given = dict(options) if isinstance(options, Mapping) else {}
             body["stream_options"] = {**given, "include_usage": True}
+        template = self.settings.template_tokens
         facts = Facts(
             prompt_bytes=prompt_bytes(body),
-            prompt_tokens=min(
-                call.prompt_tokens, prompt_bound(body, self.settings.template_tokens)
-            ),
+            # The caller's bound knows nothing of this frontier's template, or of what was trimmed.
+            prompt_tokens=min(call.prompt_tokens + template, prompt_bound(body, template)),
             output_tokens=limit * choices_of(body),
         )
         saved = call.saved_tokens + self.rate.tokens(trimmed.saved_bytes)

@@ -194,6 +194,7 @@ def memory_settings(name: str, **changes: Any) -> FrontierSettings:
         {
             "base_url": f"http://127.0.0.1:9/{name}/v1",
             "model": name,
+            "template_tokens": 0,
             "training_allowed": False,
             **changes,
         }

@@ -145,6 +145,16 @@ async def test_every_choice_is_held_for() -> None:
     assert held == [50 * 8000, 4 * 50 * 8000]
 
 
+async def test_the_smaller_of_two_bounds_is_held_with_the_frontiers_template() -> None:
+    messages = len(b'[{"role":"user","content":"hi"}]') + 16
+    for prompt_tokens, tokens in ((10, 10 + 500), (100_000, messages + 500)):
+        frontiers = pool(names=("big",), template_tokens=500)
+        await frontiers.complete(a_call("hi", prompt_tokens=prompt_tokens))
+        assert isinstance(frontiers.ledger, MemoryLedger)
+        (held,) = frontiers.ledger._made.values()
+        assert held.worst_nano == tokens * 2000 + 50 * 8000
+
+
 async def test_the_order_is_the_calls_else_the_cheapest_first() -> None:
     frontiers = pool()
     assert frontiers.names() == FRONTIERS  # the first is cheaper
@@ -438,7 +448,7 @@ async def test_a_bug_in_a_callback_is_still_paid() -> None:
 
 
 async def test_a_budget_refuses_before_anything_is_sent_and_a_cheaper_one_may_fit() -> None:
-    worst = 100 * 2000 + 50 * 8000
+    worst = 20 * 2000 + 50 * 8000
     limits = (Limit("box", Period.DAY, worst), Limit("tenant:other", Period.DAY, 0))
     ledger = MemoryLedger(lambda: NOW_US, BudgetRules(limits))
     frontiers = MemoryFrontiers(
@@ -448,7 +458,7 @@ async def test_a_budget_refuses_before_anything_is_sent_and_a_cheaper_one_may_fi
         scopes=("tenant:other",),
         timing=FakeTime().timing,
     )
-    call = a_call(order=("second", "first"), prompt_tokens=100)
+    call = a_call(order=("second", "first"), prompt_tokens=20)
     assert (await frontiers.complete(call)).frontier == "first"
     with pytest.raises(FrontierError, match="day budget of box is used up") as told:
         await frontiers.complete(call)
