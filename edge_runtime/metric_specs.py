@@ -17,6 +17,7 @@ BUSY_WINDOW_S = 60
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+_FAST_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5)
 _RATIOS = (0.0625, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 
@@ -228,5 +229,71 @@ SPECS: tuple[MetricSpec, ...] = (
         "records",
         ("result",),
         "Frontier answers kept for training: `written`, or why not: `too_large`, `busy`, `failed`.",
+    ),
+    _counter(
+        "edge_decisions_total",
+        "questions",
+        ("endpoint", "tier", "reason"),
+        "Questions answered, by who answered and why; `endpoint` is empty where no configured one "
+        "was named. A classification of n inputs is n questions.",
+    ),
+    _counter(
+        "edge_refusals_total",
+        "questions",
+        ("endpoint", "reason"),
+        "Questions the router refused, by the reason that kept them from an answer.",
+    ),
+    _counter(
+        "edge_escalations_total",
+        "questions",
+        ("endpoint", "reason"),
+        "Questions sent to a frontier, answered or not.",
+    ),
+    _counter(
+        "edge_frontier_failures_total",
+        "questions",
+        ("why",),
+        "Escalations that no frontier answered: `budget`, `out-of-credit`, `rate-limited`, "
+        "`breaker-open`, `timeout`, `unreachable`, `refused`, `bad-request`, `cut`, "
+        "`none-configured`.",
+    ),
+    _counter(
+        "edge_cache_lookups_total",
+        "questions",
+        ("cache", "result"),
+        "Cache lookups; `cache` is exact or semantic, `result` hit or miss.",
+    ),
+    _counter(
+        "edge_cost_total", "currency", ("tier",), "Money of attempts, in the price list's currency."
+    ),
+    _counter(
+        "edge_saved_total", "currency", (), "Money that cache hits would have cost to make again."
+    ),
+    _counter("edge_joules_total", "joules", ("source",), "Energy of attempts, by its source."),
+    _histogram(
+        "edge_router_seconds",
+        "seconds",
+        ("route",),
+        "The router's own part of a question: planning, cache lookup and decision, without any "
+        "model, embedding or frontier.",
+        _FAST_SECONDS,
+    ),
+    _counter(
+        "edge_ledger_rows_lost_total",
+        "rows",
+        (),
+        "Ledger rows that found no place on the disk; anything but 0 makes reports wrong.",
+    ),
+    _counter(
+        "edge_background_dropped_total",
+        "tasks",
+        ("task",),
+        "Shadows and kept answers left out because too many were in progress.",
+    ),
+    _gauge(
+        "edge_certificates",
+        "certificates",
+        ("state",),
+        "Certificates the box could read (`known`), and files it refused (`refused`).",
     ),
 )

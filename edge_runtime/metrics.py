@@ -157,6 +157,8 @@ class Metrics:
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
         self._windows: dict[str, BusyWindow] = {}
+        self._busy_s = 0.0
+        self._encoder_rates: dict[str, float] = {}
         for spec in SPECS:
             self._create(spec)
 
@@ -208,7 +210,16 @@ class Metrics:
             self.gauge("edge_engine_busy_ratio", model, value=window.ratio())
         return generate_latest(self.registry)
 
+    def busy_seconds(self) -> float:
+        """Seconds spent inside model runs since the start, all models together."""
+        return self._busy_s
+
+    def encoder_seconds(self, model: str, tokens: int) -> float:
+        """What so many tokens of an encoder take, by its latest runs; 0 before the first."""
+        return self._encoder_rates.get(model, 0.0) * tokens
+
     def _busy(self, model: str, seconds: float) -> None:
+        self._busy_s += seconds
         self.count("edge_engine_busy_seconds_total", model, amount=seconds)
         window = self._windows.get(model)
         if window is None:
@@ -243,6 +254,9 @@ class Metrics:
         """See `EngineObserver`."""
         self.observe("edge_encoder_batch_seconds", model, value=seconds)
         self.observe("edge_encoder_batch_inputs", model, value=inputs)
+        rate = seconds / max(1, tokens)
+        known = self._encoder_rates.get(model, rate)
+        self._encoder_rates[model] = known + 0.1 * (rate - known)
         self.count("edge_encoder_inputs_total", model, amount=inputs)
         self.count("edge_encoder_tokens_total", model, amount=tokens)
         self._busy(model, seconds)

@@ -33,7 +33,7 @@ from edge_runtime.ledger.rows import (
     Status,
     Tier,
     Tokens,
-    idle_attempt,
+    idle_row,
     ppm,
 )
 from edge_runtime.router.contract import FrontierError, FrontierReply, Payer, Reason
@@ -135,7 +135,7 @@ class Till:
         """Book a period's idle energy."""
         nano = energy_cost(idle.energy_uj, self.local)
         self.append(
-            idle_attempt(
+            idle_row(
                 at_us=self.now_us(),
                 wall_us=idle.wall_us,
                 energy_uj=idle.energy_uj,
@@ -178,7 +178,9 @@ class Bill:
     payer: Payer
     attempts: int = 0
     told: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Attempt] = field(default_factory=list)
     cost_nano: int = 0
+    frontier_nano: int = 0
     saved_nano: int = 0
     energy_uj: int = 0
     sources: list[JouleSource] = field(default_factory=list)
@@ -211,6 +213,37 @@ class Bill:
         self.attempts += 1
         self._open.append(_Local(row, rung))
 
+    def cache_row(
+        self,
+        *,
+        by: str,
+        model_digest: str,
+        tokens: Tokens,
+        saved_nano: int,
+        duration_us: int,
+        reason: str,
+    ) -> Attempt:
+        """The row of an answer that was kept before."""
+        return Attempt(
+            at_us=self.till.now_us(),
+            request_id=self.payer.request_id,
+            task_id=self.payer.task_id,
+            tier=Tier.CACHE,
+            model=by,
+            attempt=self.attempts,
+            tenant=self.payer.tenant,
+            endpoint=self.payer.endpoint,
+            tag=self.payer.tag,
+            model_digest=model_digest,
+            tokens_in=tokens.tokens_in,
+            tokens_out=tokens.tokens_out,
+            saved_nano=saved_nano,
+            price_version=self.till.price_version,
+            duration_us=duration_us,
+            reason=reason,
+            answered=True,
+        )
+
     def cached(self, row: Attempt) -> None:
         """The answer came from the cache."""
         self.attempts += 1
@@ -220,6 +253,7 @@ class Bill:
         """A frontier answered; its rows were written by the frontier side."""
         self.attempts += reply.tries
         self.cost_nano += reply.cost_nano
+        self.frontier_nano += reply.cost_nano
         self.told.append(
             {
                 "tier": str(Tier.FRONTIER),
@@ -238,6 +272,7 @@ class Bill:
         """No frontier answered; what the tries cost is told all the same."""
         self.attempts += error.tries
         self.cost_nano += error.cost_nano
+        self.frontier_nano += error.cost_nano
         self.told.append(
             {
                 "tier": str(Tier.FRONTIER),
@@ -283,6 +318,7 @@ class Bill:
         future = self.till.append(row)
         if future is not None and self.till.wait_for_disk:
             self.pending.append(future)
+        self.rows.append(row)
         self.cost_nano += row.cost_nano
         self.saved_nano += row.saved_nano
         self.energy_uj += row.energy_uj

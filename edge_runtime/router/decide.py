@@ -86,6 +86,11 @@ class Rules:
     degraded_answers: bool = True
     kept_reason: Reason = Reason.LOCAL_ONLY
 
+    @property
+    def needs_certificate(self) -> bool:
+        """Whether any local answer is judged."""
+        return self.policy is Policy.LOCAL_FIRST
+
 
 @dataclass(frozen=True, slots=True)
 class Situation:

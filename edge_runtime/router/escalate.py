@@ -73,7 +73,7 @@ def content_of(body: Json) -> str:
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError("the answer has no message") from error
     if not isinstance(content, str):
-        raise ValueError("the answer has no text")
+        raise ValueError("the answer has no text")  # noqa: TRY004  # of its content
     return content
 
 

@@ -14,8 +14,10 @@ from edge_runtime.config import Settings
 from edge_runtime.core import ModelHost
 from edge_runtime.errors import CapacityError
 from edge_runtime.metrics import Metrics
+from edge_runtime.router.open import local_router
+from edge_runtime.router.router import Router
 from edge_runtime.server import guards
-from edge_runtime.server.chat import chat_completions
+from edge_runtime.server.chat_course import chat_completions
 from edge_runtime.server.classify import classify
 from edge_runtime.server.completions import completions
 from edge_runtime.server.context import (
@@ -29,6 +31,7 @@ from edge_runtime.server.context import (
 from edge_runtime.server.embeddings import embeddings
 from edge_runtime.server.replies import error_reply
 from edge_runtime.server.status import get_health, get_metrics, get_model, list_models
+from edge_runtime.server.tasks import purge_cache, task_outcome
 from edge_runtime.server.tokens import detokenize, tokenize
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -49,6 +52,8 @@ def routes() -> list[web.RouteDef]:
         web.post("/v1/classify", classify),
         web.get("/v1/models", list_models),
         web.get("/v1/models/{model}", get_model),
+        web.post("/v1/tasks/{id}/outcome", task_outcome),
+        web.post("/v1/cache/purge", purge_cache),
         web.post("/tokenize", tokenize),
         web.post("/detokenize", detokenize),
         web.get("/health", get_health),
@@ -61,8 +66,10 @@ def create_app(
     settings: Settings,
     metrics: Metrics,
     clock: Callable[[], float] = time.monotonic,
+    router: Router | None = None,
 ) -> web.Application:
-    """The HTTP side of one `ModelHost`. `clock` must be the scheduler's.
+    """The HTTP side of one `ModelHost`. `clock` must be the scheduler's; without a `router` every
+    model answers for itself and no ledger is kept.
 
     Run it with `handler_cancellation=True` (as `serve` does): a request whose client went away
     is cancelled at once, and with it its sequences.
@@ -71,7 +78,13 @@ def create_app(
         middlewares=[identify, account, translate_errors, guard, bound_concurrency],
         client_max_size=settings.server.max_body_bytes,
     )
-    app[SERVICES] = Services(host=host, settings=settings, metrics=metrics, clock=clock)
+    app[SERVICES] = Services(
+        host=host,
+        settings=settings,
+        metrics=metrics,
+        router=router or local_router(metrics),
+        clock=clock,
+    )
     app.add_routes(routes())
     return app
 
@@ -132,7 +145,9 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
     except ConnectionResetError:
         raise
     except Exception as error:
-        reply = error_reply(error)
+        context = context_of(request)
+        worth = [told for told in context.told if told.worth_telling]
+        reply = error_reply(error, context.edge({}) if worth else None)
         if reply.status >= 500 and not isinstance(error, CapacityError):
             log.exception(
                 "request failed",
@@ -154,6 +169,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     is_open = context.route == "/health" or (context.route == "/metrics" and server.open_metrics)
     if not is_open:
         context.tenant = guards.authenticate(request.headers, server.api_key_sha256)
+    context.wishes = guards.wishes(request.headers)
     context.request_class = guards.request_class(request.headers)
     context.deadline_s = guards.deadline_s(
         request.headers, context.arrival_s, server.max_deadline_ms
@@ -195,7 +211,8 @@ def _preflight() -> web.Response:
         headers={
             "Access-Control-Allow-Methods": "GET, POST",
             "Access-Control-Allow-Headers": "authorization, content-type, x-edge-class, "
-            "x-edge-deadline-ms, x-request-id",
+            "x-edge-deadline-ms, x-edge-endpoint, x-edge-task, x-edge-task-id, x-edge-tag, "
+            "x-edge-privacy, cache-control, x-request-id",
             "Access-Control-Max-Age": "600",
         },
     )

@@ -92,17 +92,26 @@ async def read_body(request: web.Request, shape: type[T]) -> T:
     Raises `UsageError`: 408 when it does not arrive, 400 naming the field otherwise;
     `web.HTTPRequestEntityTooLarge` past `server.max_body_bytes`.
     """
+    return read_fields(request, parse_object(await read_bytes(request)), shape)
+
+
+async def read_bytes(request: web.Request) -> bytes:
+    """The body's bytes. Raises like `read_body`."""
     services = services_of(request)
     try:
         async with asyncio.timeout(services.settings.server.body_timeout_s):
-            raw = await request.read()
+            return await request.read()
     except TimeoutError as error:
         raise UsageError(
             "the body did not arrive in server.body_timeout_s", code="body_timeout", status=408
         ) from error
-    fields, inert = sort_fields(parse_object(raw), shape)
+
+
+def read_fields(request: web.Request, data: Mapping[str, Any], shape: type[T]) -> T:
+    """Sort out and validate the fields of a body that was read. Raises `UsageError`."""
+    fields, inert = sort_fields(data, shape)
     for name in inert:
-        services.metrics.count("edge_http_inert_fields_total", name)
+        services_of(request).metrics.count("edge_http_inert_fields_total", name)
     return validate(fields, shape)
 
 

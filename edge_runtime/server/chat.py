@@ -1,19 +1,18 @@
-"""POST /v1/chat/completions."""
+"""Chat: its body, its answers' shapes, and what a local model is to generate for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
-from aiohttp import web
 from pydantic import Field, model_validator
 
-from edge_runtime.core import Kind, ModelInfo, TextCodec, TokenEvent
+from edge_runtime.core import ModelInfo, TextCodec, TokenEvent
 from edge_runtime.errors import UsageError
-from edge_runtime.server.body import Body, read_body
-from edge_runtime.server.context import context_of, new_id, services_of
-from edge_runtime.server.generation import Job, finish_reason, respond, sequences
+from edge_runtime.server.body import Body
+from edge_runtime.server.context import RequestContext, Services, new_id
+from edge_runtime.server.generation import Job, finish_reason, sequences
 from edge_runtime.server.logprobs import chat_logprobs
 from edge_runtime.server.offload import offload
 from edge_runtime.server.sampling import MAX_TOP_LOGPROBS, GenerateBody, sampling_params
@@ -166,24 +165,30 @@ def need_chat_template(info: ModelInfo) -> None:
         )
 
 
-async def chat_completions(request: web.Request) -> web.StreamResponse:
-    """Answer one chat request, whole or as a stream."""
-    services, context = services_of(request), context_of(request)
-    body = await read_body(request, ChatBody)
-    info = context.info = services.model(body.model, Kind.GENERATE)
-    need_chat_template(info)
-    services.bound_sequences(body.choices)
+async def chat_job(
+    services: Services,
+    context: RequestContext,
+    info: ModelInfo,
+    body: ChatBody,
+    *,
+    cap: int | None = None,
+    scored: bool = False,
+) -> Job:
+    """What to generate for a chat. `scored` asks for log probabilities that nobody is shown.
+
+    Raises `UsageError` when the model cannot serve it.
+    """
     codec = services.host.codec(info.name)
     prompt = await chat_tokens(codec, body.messages)
-    params = sampling_params(body, info, len(prompt))
-    shape = ChatShape(info, codec, bool(body.logprobs), services.now_s())
-    job = Job(
+    params = sampling_params(body, info, len(prompt), cap)
+    if scored and params.top_logprobs is None:
+        params = replace(params, top_logprobs=0)
+    return Job(
         info=info,
         requests=sequences(context, info, [(prompt, params)], body.choices),
         prompt_lens=[len(prompt)],
         choices=body.choices,
-        shape=shape,
+        shape=ChatShape(info, codec, bool(body.logprobs), services.now_s()),
         stream=bool(body.stream),
         include_usage=body.include_usage,
     )
-    return await respond(request, job)

@@ -13,7 +13,7 @@ from edge_runtime.core import Kind, ModelInfo, TextCodec, TokenEvent
 from edge_runtime.errors import UsageError
 from edge_runtime.server.body import read_body
 from edge_runtime.server.context import context_of, new_id, services_of
-from edge_runtime.server.generation import Job, finish_reason, respond, sequences
+from edge_runtime.server.generation import Job, Simply, finish_reason, respond, sequences
 from edge_runtime.server.logprobs import CompletionLogprobs
 from edge_runtime.server.prompts import Inputs, split_inputs, to_tokens
 from edge_runtime.server.sampling import MAX_TOP_LOGPROBS, GenerateBody, sampling_params
@@ -125,4 +125,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
         stream=bool(body.stream),
         include_usage=body.include_usage,
     )
-    return await respond(request, job)
+    told = context.simply(services.router, info)
+    try:
+        return await respond(request, job, Simply(told, info))
+    finally:
+        services.router.account(told, context.wishes.endpoint)

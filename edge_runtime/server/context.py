@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -13,8 +13,17 @@ from edge_runtime.config import Settings
 from edge_runtime.core import Kind, ModelHost, ModelInfo, RequestClass
 from edge_runtime.errors import CapacityError, UsageError
 from edge_runtime.metrics import Metrics
+from edge_runtime.router.contract import Payer, Reason
+from edge_runtime.router.plan import Plan, Wishes
+from edge_runtime.router.router import DEFAULT_TENANT, Router
+from edge_runtime.router.told import Told, summed, summed_headers
 
 LOADING_RETRY_S = 5.0
+
+EXPOSED = (
+    "x-request-id, x-edge-answered-by, x-edge-tier, x-edge-reason, x-edge-certificate, "
+    "x-edge-cache, x-edge-cache-key, x-edge-degraded"
+)
 
 _ROUTE_OF_KIND = {
     Kind.GENERATE: "/v1/chat/completions or /v1/completions",
@@ -31,6 +40,7 @@ class Services:
     host: ModelHost
     settings: Settings
     metrics: Metrics
+    router: Router
     clock: Callable[[], float] = time.monotonic
     active_requests: int = 0
     draining: bool = False
@@ -60,6 +70,22 @@ class Services:
                 ) from error
             raise
 
+    def serves(self, name: str) -> bool:
+        """Whether a model of that name is active."""
+        try:
+            self.host.info(name)
+        except (UsageError, CapacityError):
+            return False
+        return True
+
+    def plan(self, asked: str, wishes: Wishes) -> Plan:
+        """Who may answer a request for `asked`. Raises like `find` for a name that is none."""
+        plan = self.router.plan(asked, wishes, served=self.serves(asked))
+        if plan is None:
+            self.find(asked)
+            raise UsageError(f"{asked!r} became active just now; ask again", param="model")
+        return plan
+
     def bound_sequences(self, wanted: int) -> None:
         """Raise `UsageError` when one request asks for more sequences than it may."""
         limit = self.settings.server.max_sequences_per_request
@@ -81,7 +107,11 @@ SERVICES = web.AppKey("services", Services)
 
 @dataclass(slots=True)
 class RequestContext:
-    """One HTTP request: who asked, when, how urgently; `model` once it is known to be ours."""
+    """One HTTP request: who asked, when, how urgently; `info` once a local model is known.
+
+    `told` holds the account of each of its questions; `keeps_answers` says that a cache may take
+    the answer, so that a stream's chunks are worth remembering.
+    """
 
     request_id: str
     route: str
@@ -89,21 +119,46 @@ class RequestContext:
     tenant: str = ""
     request_class: RequestClass = RequestClass.INTERACTIVE
     deadline_s: float | None = None
+    wishes: Wishes = field(default_factory=Wishes)
     info: ModelInfo | None = None
     cors_origin: str | None = None
+    told: list[Told] = field(default_factory=list)
+    keeps_answers: bool = False
+
+    def payer(self, plan: Plan | None = None, part: int | None = None) -> Payer:
+        """Whose row it is; `part` numbers the questions of a request that has several."""
+        wishes = self.wishes
+        return Payer(
+            request_id=self.request_id if part is None else f"{self.request_id}#{part}",
+            task_id=wishes.task_id or self.request_id,
+            tenant=self.tenant or DEFAULT_TENANT,
+            endpoint=wishes.endpoint if plan is None else plan.endpoint,
+            tag=wishes.tag,
+        )
+
+    def simply(self, router: Router, info: ModelInfo, plan: Plan | None = None) -> Told:
+        """The account of a request that one local model answers, whatever comes of it."""
+        told = router.told(self.payer(plan))
+        reason = Reason.REQUESTED_MODEL if plan is None else plan.rules.kept_reason
+        told.answered(tier="local", reason=str(reason), by=info.full_name)
+        self.told = [told]
+        return told
 
     def answer_headers(self, *, answered: bool = True) -> dict[str, str]:
         """Headers that say who answered and why; a refusal was answered by no model."""
         headers = {"x-request-id": self.request_id}
-        if answered and self.info is not None:
-            headers["x-edge-answered-by"] = self.info.full_name
-            headers["x-edge-tier"] = "local"
-            headers["x-edge-reason"] = "requested-model"
+        if self.told:
+            ones = self.told
+            headers |= summed_headers(ones) if answered else ones[0].headers(answered=False)
         if self.cors_origin is not None:
             headers["Access-Control-Allow-Origin"] = self.cors_origin
-            headers["Access-Control-Expose-Headers"] = "x-request-id, x-edge-answered-by"
+            headers["Access-Control-Expose-Headers"] = EXPOSED
             headers["Vary"] = "Origin"
         return headers
+
+    def edge(self, timings: dict[str, object]) -> dict[str, object]:
+        """The body's `edge` field: who answered, why, what it cost, how long each part took."""
+        return summed(self.told, timings)
 
 
 _CONTEXT = web.RequestKey("edge.context", RequestContext)

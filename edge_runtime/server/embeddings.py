@@ -27,8 +27,9 @@ class EmbeddingBody(EncodeBody):
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """Embed one text or many."""
     body = await read_body(request, EmbeddingBody)
-    _check_dimensions(body, services_of(request).model(body.model, Kind.EMBED).output_width)
-    encoded = await encode(request, body, Kind.EMBED)
+    info = services_of(request).model(body.model, Kind.EMBED)
+    _check_dimensions(body, info.output_width)
+    encoded = await encode(request, body, info)
     as_base64 = body.encoding_format == "base64"
     data = [
         {

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from edge_runtime.core import FinishReason, TokenEvent
 from edge_runtime.errors import CapacityError, EngineError
+from edge_runtime.ledger.rows import Tokens
+from edge_runtime.router.booking import Work
 
 Tagged = tuple[int, TokenEvent]
 
@@ -78,12 +80,14 @@ class Figures:
     first_s: float | None = None
     last_s: float | None = None
     queue_s: float = 0.0
+    busy_s: float = 0.0
     cached: dict[int, int] = field(default_factory=dict)
 
     def note(self, index: int, event: TokenEvent, now_s: float) -> None:
         """Book one event of sequence `index`."""
         if index not in self.cached:
             self.cached[index] = event.cached_prompt_tokens
+        self.busy_s += event.busy_s
         if event.token_id is None:
             return
         self.completion_tokens += 1
@@ -96,6 +100,17 @@ class Figures:
         """Prompt tokens reused, each prompt counted once, as its tokens are."""
         return sum(self.cached.get(at * self.choices, 0) for at in range(len(self.prompt_lens)))
 
+    def work(self, now_s: float) -> Work:
+        """What the ledger keeps of it; nothing that was never begun costs anything."""
+        tokens = Tokens(sum(self.prompt_lens), self.cached_tokens, self.completion_tokens)
+        duration_us = max(0, round((now_s - self.arrival_s) * 1e6))
+        return Work(tokens, round(self.busy_s * 1e6), duration_us)
+
+    @property
+    def begun(self) -> bool:
+        """Whether any sequence gave an event."""
+        return bool(self.cached)
+
     def usage(self) -> dict[str, object]:
         """OpenAI's `usage`."""
         prompt = sum(self.prompt_lens)
@@ -106,7 +121,7 @@ class Figures:
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
-    def timings(self) -> dict[str, float | int | None]:
+    def timings(self) -> dict[str, object]:
         """Times for the `edge` field. `prefill_ms` is what passed between slot and first token."""
         if self.first_s is None or self.last_s is None:
             return {"queue_ms": None, "prefill_ms": None, "decode_tokens_per_s": None}
@@ -119,4 +134,5 @@ class Figures:
             "decode_tokens_per_s": round(later / decode_s, 2) if decode_s > 0 else None,
             "total_ms": round((self.last_s - self.arrival_s) * 1000, 2),
             "cached_tokens": self.cached_tokens,
+            "first_token_ms": round((self.first_s - self.arrival_s) * 1000, 2),
         }

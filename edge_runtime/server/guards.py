@@ -18,7 +18,10 @@ from urllib.parse import urlsplit
 from edge_runtime.config import ServerSettings
 from edge_runtime.core import RequestClass
 from edge_runtime.errors import UsageError
+from edge_runtime.router.contract import Privacy
+from edge_runtime.router.plan import Wishes
 
+_LABEL = re.compile(r"^[A-Za-z0-9._:/+=@-]{1,64}$")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=@-]{1,128}$")
 
 
@@ -26,6 +29,13 @@ def request_id(headers: Mapping[str, str]) -> str:
     """The caller's `x-request-id` when it is safe to log and echo, else a new one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.match(given) else uuid.uuid4().hex
+
+
+def check_request_id(text: str) -> str:
+    """A task's or request's id that a path names. Raises `UsageError`."""
+    if not _REQUEST_ID.match(text):
+        raise UsageError("an id is 1 to 128 of letters, digits and ._:/+=@-", param="id")
+    return text
 
 
 def request_class(headers: Mapping[str, str]) -> RequestClass:
@@ -56,6 +66,41 @@ def deadline_s(headers: Mapping[str, str], now_s: float, limit_ms: int) -> float
             code="invalid_header",
         )
     return now_s + int(text) / 1000
+
+
+def wishes(headers: Mapping[str, str]) -> Wishes:
+    """What the request says of its own routing. Raises `UsageError` naming the header."""
+    return Wishes(
+        endpoint=_label(headers, "x-edge-endpoint"),
+        task=_label(headers, "x-edge-task"),
+        tag=_label(headers, "x-edge-tag"),
+        task_id=_label(headers, "x-edge-task-id", _REQUEST_ID),
+        privacy=_privacy(headers.get("x-edge-privacy")),
+    )
+
+
+def _label(headers: Mapping[str, str], name: str, shape: re.Pattern[str] = _LABEL) -> str:
+    text = headers.get(name, "")
+    if text and not shape.match(text):
+        most = 128 if shape is _REQUEST_ID else 64
+        raise UsageError(
+            f"{name} must be 1 to {most} of letters, digits and ._:/+=@-",
+            param=name,
+            code="invalid_header",
+        )
+    return text
+
+
+def _privacy(text: str | None) -> Privacy:
+    if text is None:
+        return Privacy.MAY_LEAVE
+    try:
+        return Privacy(text.strip().lower())
+    except ValueError as error:
+        allowed = " or ".join(Privacy)
+        raise UsageError(
+            f"x-edge-privacy must be {allowed}", param="x-edge-privacy", code="invalid_header"
+        ) from error
 
 
 def authenticate(headers: Mapping[str, str], keys: Mapping[str, str]) -> str:

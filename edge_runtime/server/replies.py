@@ -22,6 +22,7 @@ from edge_runtime.errors import (
     TransportError,
     UsageError,
 )
+from edge_runtime.router.contract import FrontierError
 
 JSON_TYPE = "application/json"
 
@@ -32,15 +33,19 @@ CODES: dict[str, tuple[int, str]] = {
     "field_not_served": (400, "The field is known from OpenAI's API but not served here."),
     "invalid_json": (400, "The body is not one JSON object in UTF-8."),
     "invalid_header": (400, "An `x-edge-*` header has a value outside its range."),
+    "not_configured": (400, "The settings leave out the part of the daemon this asks for."),
     "bad_request": (400, "The HTTP request itself is malformed."),
     "wrong_model_kind": (400, "The model does something else than this route asks for."),
     "context_length_exceeded": (400, "Prompt and answer do not fit the model; both are named."),
     "max_tokens_exceeded": (400, "More output tokens were asked for than the model's cap."),
     "no_chat_template": (400, "The model takes plain prompts only: use /v1/completions."),
     "invalid_api_key": (401, "No API key, or one that is not known."),
+    "frontier_refused": (400, "The frontier that was to answer calls the request wrong."),
     "forbidden_origin": (403, "A web page from an origin that is not allowed sent this."),
     "forbidden_host": (403, "The `Host` header names neither this machine nor an allowed host."),
-    "model_not_found": (404, "No active model has that name."),
+    "must_not_leave": (403, "Only a frontier could answer, and the request must not leave."),
+    "forbidden_tenant": (403, "The key's tenant may not do this to another tenant's data."),
+    "model_not_found": (404, "No active model, endpoint or frontier has that name."),
     "route_not_found": (404, "No such path."),
     "method_not_allowed": (405, "The path is there, but not for this method."),
     "body_timeout": (408, "The body did not arrive in time."),
@@ -48,7 +53,12 @@ CODES: dict[str, tuple[int, str]] = {
     "over_capacity": (429, "The box is full; come back after `Retry-After` seconds."),
     "internal_error": (500, "This program failed; the log says how, under the request id."),
     "engine_error": (500, "A model run failed; the request is lost, the box goes on."),
-    "unavailable": (503, "Models are still loading, or the daemon is stopping."),
+    "frontier_failed": (502, "A frontier's answer broke off after its stream had begun."),
+    "unavailable": (
+        503,
+        "Models are still loading, the daemon is stopping, or no frontier can answer.",
+    ),
+    "not_cached": (504, "`only-if-cached` was asked for, and nothing is kept."),
 }
 
 _TYPES = {
@@ -115,6 +125,8 @@ def describe(error: Exception) -> tuple[int, dict[str, dict[str, str | None]], d
         case web.HTTPException():
             code = _CODE_OF_STATUS.get(error.status, "bad_request")
             return error.status, envelope(error.status, _http_message(error), code=code), {}
+        case FrontierError():
+            return 502, envelope(502, str(error), code="frontier_failed"), {}
         case EngineError() | BundleError() | TransportError():
             return 500, envelope(500, str(error), code="engine_error"), {}
         case _:
@@ -122,9 +134,10 @@ def describe(error: Exception) -> tuple[int, dict[str, dict[str, str | None]], d
             return 500, envelope(500, text, code="internal_error"), {}
 
 
-def error_reply(error: Exception) -> web.Response:
-    """The answer for an error of any family."""
-    status, body, headers = describe(error)
+def error_reply(error: Exception, edge: Mapping[str, object] | None = None) -> web.Response:
+    """The answer for an error of any family; `edge` says what was tried and what it cost."""
+    status, error_body, headers = describe(error)
+    body: Mapping[str, object] = error_body if edge is None else {**error_body, "edge": edge}
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
     return json_reply(body, status=status, headers=headers)

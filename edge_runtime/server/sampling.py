@@ -103,8 +103,12 @@ class GenerateBody(Body):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-def sampling_params(body: GenerateBody, info: ModelInfo, prompt_len: int) -> SamplingParams:
+def sampling_params(
+    body: GenerateBody, info: ModelInfo, prompt_len: int, cap: int | None = None
+) -> SamplingParams:
     """Parameters for a prompt of `prompt_len` tokens; the bundle's defaults fill the gaps.
+
+    `cap` is the endpoint's longest answer, where it has one.
 
     Raises `UsageError` when the answer cannot fit, or a token id is not the model's.
     """
@@ -116,7 +120,7 @@ def sampling_params(body: GenerateBody, info: ModelInfo, prompt_len: int) -> Sam
 
     stop = body.stop or []
     return SamplingParams(
-        max_tokens=answer_room(body, info, prompt_len),
+        max_tokens=answer_room(body, info, prompt_len, cap),
         temperature=pick("temperature", 1.0),
         top_p=pick("top_p", 1.0),
         top_k=max(0, int(pick("top_k", 0))),
@@ -140,9 +144,12 @@ def seed_of_choice(params: SamplingParams, choice: int) -> int:
     return (params.seed + choice) % (1 << _SEED_BITS)
 
 
-def answer_room(body: GenerateBody, info: ModelInfo, prompt_len: int) -> int:
+def answer_room(
+    body: GenerateBody, info: ModelInfo, prompt_len: int, limit: int | None = None
+) -> int:
     """Output tokens the request gets. Raises `UsageError` when what it asks cannot be given."""
-    wanted, cap, context = body.wanted_tokens, info.max_output_tokens, info.context_tokens
+    wanted, context = body.wanted_tokens, info.context_tokens
+    cap = min((one for one in (info.max_output_tokens, limit) if one is not None), default=None)
     if wanted is not None and cap is not None and wanted > cap:
         raise UsageError(
             f"{wanted} output tokens were asked for; {info.name} gives at most {cap}",

@@ -13,8 +13,9 @@ from aiohttp import web
 
 from edge_runtime.config import Settings
 from edge_runtime.core import ModelHost
-from edge_runtime.errors import ConfigError
+from edge_runtime.errors import CapacityError, ConfigError, UsageError
 from edge_runtime.metrics import Metrics
+from edge_runtime.router.open import open_router
 from edge_runtime.server.app import create_app
 from edge_runtime.server.context import SERVICES
 
@@ -72,14 +73,29 @@ async def serve(
     `on_listening` gets the base URL as soon as the port is open.
     """
     metrics = Metrics()
-    async with open_host(settings, metrics) as host:
-        app = create_app(host, settings, metrics)
+    async with contextlib.AsyncExitStack() as stack:
+        # first in, last out: what the engine's last requests cost still finds its ledger
+        hosts: list[ModelHost] = []
+        router = await stack.enter_async_context(
+            open_router(settings, metrics, digest_of=lambda name: _digest(hosts, name))
+        )
+        host = await stack.enter_async_context(open_host(settings, metrics))
+        hosts.append(host)
+        app = create_app(host, settings, metrics, router=router)
         async with listening(app, settings) as url:
             log.info("listening", action="listening", url=url)
             on_listening(url)
             await (wait_for_stop or _stop_signal)()
             log.info("stopping", action="draining", up_to_s=settings.server.drain_timeout_s)
     log.info("stopped", action="stopped")
+
+
+def _digest(hosts: list[ModelHost], name: str) -> str | None:
+    """The digest of an active model; None for one that is not there, or not yet."""
+    try:
+        return hosts[0].info(name).model_digest if hosts else None
+    except (UsageError, CapacityError):
+        return None
 
 
 async def _stop_signal() -> None:

@@ -42,10 +42,12 @@ class EventStream:
         """One data event."""
         await self._write(b"data: " + json_bytes(payload) + b"\n\n")
 
-    async def fail(self, error: Exception) -> web.StreamResponse:
+    async def fail(
+        self, error: Exception, edge: Mapping[str, object] | None = None
+    ) -> web.StreamResponse:
         """Tell an error and end. No `[DONE]` follows: the answer is not complete."""
         _, body, _ = describe(error)
-        await self.send(body)
+        await self.send(body if edge is None else {**body, "edge": edge})
         return await self._end()
 
     async def finish(self) -> web.StreamResponse:

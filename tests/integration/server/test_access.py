@@ -8,6 +8,7 @@ import hashlib
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -155,7 +156,7 @@ async def test_a_port_that_is_taken_is_a_config_error(host: FakeHost) -> None:
                 pass
 
 
-async def test_serve_opens_the_host_listens_and_stops() -> None:
+async def test_serve_opens_the_host_listens_and_stops(tmp_path: Path) -> None:
     host = FakeHost()
     urls: list[str] = []
     closed: list[bool] = []
@@ -169,7 +170,7 @@ async def test_serve_opens_the_host_listens_and_stops() -> None:
         async with aiohttp.ClientSession(urls[0]) as client, client.get("/health") as response:
             assert response.status == 200
 
-    settings = Settings.model_validate({"server": {"port": 0}})
+    settings = Settings.model_validate({"server": {"port": 0}, "store": {"path": str(tmp_path)}})
     await serve(settings, open_host, on_listening=urls.append, wait_for_stop=stop_after_one_request)
     assert closed == [True]
     with pytest.raises(aiohttp.ClientError):
@@ -177,7 +178,7 @@ async def test_serve_opens_the_host_listens_and_stops() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_serve_stops_on_a_signal(number: signal.Signals) -> None:
+async def test_serve_stops_on_a_signal(number: signal.Signals, tmp_path: Path) -> None:
     host = FakeHost()
     urls: list[str] = []
 
@@ -189,7 +190,7 @@ async def test_serve_stops_on_a_signal(number: signal.Signals) -> None:
         urls.append(url)
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
 
-    settings = Settings.model_validate({"server": {"port": 0}})
+    settings = Settings.model_validate({"server": {"port": 0}, "store": {"path": str(tmp_path)}})
     async with asyncio.timeout(10):
         await serve(settings, open_host, on_listening=on_listening)
     assert len(urls) == 1

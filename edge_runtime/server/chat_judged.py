@@ -1,0 +1,265 @@
+"""Local chat answers under judgement: form, score, and what the watch is told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from edge_runtime.bundle.escalation import Escalation
+from edge_runtime.core import ModelInfo, RequestClass
+from edge_runtime.errors import EdgeError, EngineError
+from edge_runtime.ledger.rows import Purpose, Status
+from edge_runtime.router.contract import Accept, FrontierReply, Json, Reason
+from edge_runtime.router.decide import Keep
+from edge_runtime.router.escalate import content_of
+from edge_runtime.router.schemas import AnswerForm
+from edge_runtime.router.trust import Holding
+from edge_runtime.router.watch.contract import Compared, Decided, HowToCompare, Sample, Slice
+from edge_runtime.server.chat import chat_job
+from edge_runtime.server.chat_stream import texts
+from edge_runtime.server.endings import Beside
+from edge_runtime.server.generation import Collected, Job, collect
+from edge_runtime.server.logprobs import is_end_mark
+from edge_runtime.stats.scores import token_score
+
+if TYPE_CHECKING:
+    from edge_runtime.server.chat_course import ChatCourse
+
+log: Final = structlog.get_logger("edge_runtime.server")
+
+RETRY_TEMPERATURE = 0.7  # a greedy try would only say the same again
+
+
+def redrawn(job: Job, retry: int) -> Job:
+    """The job for a further try: other seeds, and no longer greedy."""
+    if retry == 0:
+        return job
+    requests = [
+        replace(
+            one,
+            request_id=f"{one.request_id}~{retry}",
+            params=replace(
+                one.params,
+                temperature=one.params.temperature or RETRY_TEMPERATURE,
+                seed=(one.params.seed or 0) + retry * len(job.requests),
+            ),
+        )
+        for one in job.requests
+    ]
+    return replace(job, requests=requests)
+
+
+def problem_of(found: Collected, form: AnswerForm | None) -> Exception | None:
+    """What is wrong with the form of a local answer."""
+    if form is None:
+        return None
+    for text in texts(found.body()):
+        problem = form.problem(text)
+        if problem is not None:
+            return EngineError(f"the local model's answer has not the wanted form: {problem}")
+    return None
+
+
+def score_of(found: Collected, holding: Holding | None) -> float | None:
+    """The score of an answer by its certificate's definition; None where none judges.
+
+    An answer that was cut off scores 0: certificates count it as wrong.
+    """
+    if holding is None or holding.known is None:
+        return None
+    shape, events = found.job.shape, found.of(0)
+    codec = getattr(shape, "codec")  # noqa: B009  # only chat answers are scored
+    logprobs = [
+        event.logprob
+        for event in events
+        if event.token_id is not None
+        and event.logprob is not None
+        and not is_end_mark(codec, event)
+    ]
+    ended = bool(events) and events[-1].finish_reason == "stop"
+    if not logprobs or not ended:
+        return 0.0
+    return token_score(logprobs, holding.known.certificate.score.parameters)
+
+
+def acceptance(form: AnswerForm | None, escalation: Escalation | None) -> Accept | None:
+    """What makes a frontier's answer acceptable; None takes any."""
+    wanted = form
+    if wanted is None and escalation is not None and escalation.parser == "json/1":
+        schema = escalation.answer_schema
+        kind = {"type": "json_object"}
+        wanted = AnswerForm(
+            kind if schema is None else {"type": "json_schema", "json_schema": {"schema": schema}}
+        )
+    if wanted is None:
+        return None
+    judged = wanted
+
+    def accept(body: Json) -> str | None:
+        for choice in body.get("choices", ()):
+            message = choice.get("message") or {}
+            if message.get("tool_calls"):
+                continue
+            problem = judged.problem(message.get("content") or "")
+            if problem is not None:
+                return problem
+        return None
+
+    return accept
+
+
+def _how(info: ModelInfo, course: ChatCourse) -> HowToCompare:
+    escalation = info.escalation
+    as_json = escalation is not None and escalation.parser == "json/1"
+    return HowToCompare.JSON if as_json or course.asked.form is not None else HowToCompare.TEXT
+
+
+def _where(course: ChatCourse, task: str, tokens: int) -> Slice:
+    payer = course.case.told.bill.payer
+    return Slice(task=task, tenant=payer.tenant, prompt_tokens=tokens, text=_asked_text(course))
+
+
+def _asked_text(course: ChatCourse) -> str:
+    content = course.asked.data["messages"][-1].get("content")
+    return content if isinstance(content, str) else ""
+
+
+def watch_kept(course: ChatCourse, step: Keep, found: Collected) -> None:
+    """Tell the watch of an answer that was kept, and let it draw for an audit."""
+    case, watch = course.case, course.services.router.watch
+    holding = case.holdings[step.rung]
+    if watch is None or holding.known is None:
+        return
+    info, figures = case.info(step.rung), found.figures
+    tokens = sum(figures.prompt_lens)
+    where = _where(course, holding.known.certificate.task, tokens)
+    score = case.scores.get(step.rung)
+    confident = step.reason is Reason.CONFIDENT
+    total = tokens + figures.completion_tokens
+    if confident or score is not None:
+        watch.observe(
+            Decided(
+                where=where,
+                certificate=holding.known.digest,
+                score=score,
+                kept=confident,
+                tokens=total,
+            )
+        )
+    if not confident:
+        return
+    watch.maybe_audit(
+        Sample(
+            where=where,
+            request_id=case.told.bill.payer.request_id,
+            certificate=holding.known.digest,
+            model_digest=info.model_digest,
+            score=score,
+            answer=texts(found.body())[0],
+            how=_how(info, course),
+            read=content_of,
+            call=course.call(step.reason),
+            may_leave=course.plan.may_leave,
+        )
+    )
+
+
+def watch_escalated(course: ChatCourse, reason: Reason, reply: FrontierReply) -> None:
+    """Tell the watch of an escalation, and how a local answer that lay there compares."""
+    case, watch = course.case, course.services.router.watch
+    if watch is None:
+        return
+    for rung, found in course.collected.items():
+        holding = case.holdings[rung]
+        score = case.scores.get(rung)
+        if holding.known is None or score is None:
+            continue
+        info, figures = case.info(rung), found.figures
+        tokens = sum(figures.prompt_lens)
+        where = _where(course, holding.known.certificate.task, tokens)
+        watch.observe(
+            Decided(
+                where=where,
+                certificate=holding.known.digest,
+                score=score,
+                kept=False,
+                tokens=tokens + figures.completion_tokens,
+            )
+        )
+        if reason is Reason.LOW_CONFIDENCE:
+            local = texts(found.body())[0]
+            _compare(course, info, holding, where=where, score=score, local=local, reply=reply)
+
+
+def _compare(
+    course: ChatCourse,
+    info: ModelInfo,
+    holding: Holding | None,
+    *,
+    where: Slice,
+    score: float | None,
+    local: str,
+    reply: FrontierReply,
+) -> None:
+    watch = course.services.router.watch
+    try:
+        frontier = content_of(reply.body)
+    except ValueError:
+        return
+    if watch is None:
+        return
+    known = None if holding is None else holding.known
+    watch.compared(
+        Compared(
+            where=where,
+            request_id=course.case.told.bill.payer.request_id,
+            certificate="" if known is None else known.digest,
+            model_digest=info.model_digest,
+            score=score,
+            local=local,
+            frontier=frontier,
+            how=_how(info, course),
+        )
+    )
+
+
+def shadow(course: ChatCourse, reply: FrontierReply) -> None:
+    """Let the first local model try beside the frontier, in the background, and compare."""
+    ladder: Sequence[ModelInfo | None] = course.case.infos
+    body = course.asked.body
+    if not ladder or ladder[0] is None or body is None:
+        return
+    info = ladder[0]
+    router = course.services.router
+
+    async def run() -> None:
+        try:
+            job = await chat_job(course.services, course.context, info, body)
+            requests = [
+                replace(one, request_class=RequestClass.BATCH, deadline_s=None)
+                for one in job.requests
+            ]
+            job = replace(job, requests=requests)
+            found = await collect(course.services, course.context, job, Beside())
+        except EdgeError as error:
+            log.warning("shadow failed", action="shadow_failed", reason=str(error))
+            return
+        work = found.figures.work(course.services.clock())
+        row = router.till.local_row(
+            course.case.told.bill.payer,
+            info,
+            work,
+            attempt=course.case.told.bill.attempts,
+            status=Status.OK,
+            reason=str(Reason.SHADOW),
+            purpose=Purpose.SHADOW,
+        )
+        router.till.append(row)
+        where = _where(course, course.plan.task_of(info.name), work.tokens.tokens_in)
+        local = texts(found.body())[0]
+        _compare(course, info, None, where=where, score=None, local=local, reply=reply)
+
+    router.background("shadow", run())
