@@ -42,7 +42,7 @@ async def connected(
 ) -> AsyncIterator[aiomqtt.Client]:
     async with aiomqtt.Client(
         "127.0.0.1", port, username=user, password=password, identifier=user,
-        protocol=aiomqtt.ProtocolVersion.V5, timeout=WAIT_S, **options,
+        protocol=aiomqtt.ProtocolVersion.V5, **{"timeout": WAIT_S, **options},
     ) as client:  # fmt: skip
         yield client
 
