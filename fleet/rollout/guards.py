@@ -45,6 +45,12 @@ class Finding:
 class Guard(Protocol):
     """A guard at work."""
 
+    name: str
+
+    @property
+    def verdict(self) -> Verdict:
+        """The finding's, at less cost."""
+
     def feed(self, row: Evidence) -> None:
         """Take the next row."""
 
@@ -82,6 +88,13 @@ class SafetyRun:
                 self.process.harm(self.strata[row.box])
         if self.process.alarmed and not before:
             self.alarm_at = (self.process.exposed, self.process.harmed, row.seq)
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the finding."""
+        if self.process.alarmed:
+            return Verdict.FAIL
+        return Verdict.PASS if self.process.exposed else Verdict.INSUFFICIENT
 
     def finding(self) -> Finding:
         """FAIL after an alarm, PASS without one, INSUFFICIENT without a box."""
@@ -146,6 +159,11 @@ class QualityRun:
         changed, control = values
         self.test.observe(changed=changed, control=control)
         self.values.append((changed[1] - changed[0]) - (control[1] - control[0]))
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the finding."""
+        return self.test.verdict
 
     def finding(self) -> Finding:
         """The verdict of the sequential test."""

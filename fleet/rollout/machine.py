@@ -267,6 +267,9 @@ class _Step:
 
     def _order_resume(self, command: Command) -> None:
         if self.state.phase is Phase.HOLDING:
+            if self.view.judgement.verdict is Verdict.FAIL:
+                self._watch()  # what failed meanwhile is not gone past
+                return
             reason = f"in spite of: {self.view.judgement.reason}"
             if command.reason:
                 reason = f"{command.reason} ({reason})"
