@@ -52,7 +52,7 @@ async def whole(desk: Desk, transport: Transport, one: Try) -> Json:
     async with one.within(settings.total_timeout_s, TOO_SLOW):
         try:
             async with transport.post(one.lane.target, one.prepared.payload, one.sent) as answer:
-                await _check(desk, answer)
+                await _check(desk, one, answer)
                 one.answering()
                 data = await _whole(answer, settings.max_reply_bytes)
         except NotSentError as error:
@@ -73,7 +73,7 @@ async def streamed(
                 answer = await stack.enter_async_context(
                     transport.post(one.lane.target, one.prepared.payload, one.sent)
                 )
-                await _check(desk, answer)
+                await _check(desk, one, answer)
                 one.prepared.facts.began = True
             chunks = _chunks(one, answer, gathered)
             async with aclosing(chunks):
@@ -88,13 +88,15 @@ async def streamed(
         raise TryFailed(_because(MALFORMED, error)) from error
 
 
-async def _check(desk: Desk, answer: Answer) -> None:
+async def _check(desk: Desk, one: Try, answer: Answer) -> None:
     if answer.status == 200:
         return
     try:
         body = await read_all(answer, MAX_ERROR_BYTES)
     except ValueError:
         body = b""
+    if key := one.lane.target.key:  # some quote it; what is said here goes to logs and callers
+        body = body.replace(key.encode(), b"<key>")
     wait_s = retry_after(answer.headers, desk.wall_us() / 1e6)
     verdict = of_status(answer.status, body, wait_s)
     assert verdict is not None, "200 was looked at before"

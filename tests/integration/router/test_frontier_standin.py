@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from benchmarks.frontier_answers import Behaviour, Oracle, read_table
 from benchmarks.frontier_standin import StandIn
@@ -19,7 +25,7 @@ from edge_runtime.ledger.money import cents
 from edge_runtime.ledger.prices import Prices, parse_prices
 from edge_runtime.ledger.rows import MoneySource, Status
 from edge_runtime.router.contract import FrontierError, FrontierReply, FrontierWhy, Json
-from edge_runtime.router.frontier.memory import NOW_US
+from edge_runtime.router.frontier.memory import NOW_US, MemoryFrontiers, says
 from edge_runtime.router.frontier.pool import FrontierPool
 from edge_runtime.router.frontier.settings import FrontierSettings
 from tests.support.frontier import FakeTime, a_call
@@ -261,6 +267,124 @@ async def test_a_wrong_key_is_no_reason_to_try_again(
                         await pool.complete(a_call(next(iter(table))))
                     assert "wrong-one" not in str(told.value)
             assert stand_in.calls == calls
+
+
+async def test_nothing_follows_a_redirect_and_no_key_is_quoted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "very-secret")
+    elsewhere: list[str] = []
+
+    async def moved(request: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"Location": "/elsewhere"}, text="moved")
+
+    async def caught(request: web.Request) -> web.Response:
+        elsewhere.append(await request.text())
+        return web.json_response({})
+
+    async def quoting(request: web.Request) -> web.Response:
+        said = f"no such key: {request.headers['Authorization']}"
+        return web.json_response({"error": {"message": said}}, status=401)
+
+    app = web.Application()
+    app.router.add_post("/moved/chat/completions", moved)
+    app.router.add_post("/quoting/chat/completions", quoting)
+    app.router.add_post("/elsewhere", caught)
+    async with TestServer(app) as server:
+        for path, said in (("moved", "answered 307"), ("quoting", "no such key: Bearer <key>")):
+            given = {"big": settings(str(server.make_url(f"/{path}")), api_key_env="SOME_KEY")}
+            ledger = MemoryLedger(lambda: NOW_US)
+            async with FrontierPool(given, PRICES, ledger, wall_us=lambda: NOW_US) as pool:
+                with pytest.raises(FrontierError, match=said) as told:
+                    await pool.complete(a_call())
+            assert told.value.why is FrontierWhy.UNREACHABLE
+            assert "very-secret" not in str(told.value)
+            assert ledger.attempts[0].frontier_nano == 0
+    assert elsewhere == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
+        b"this is no HTTP\r\n\r\n",
+        b"HTTP/1.1 503 Busy\r\nContent-Length: 99\r\n\r\n{",
+    ],
+)
+async def test_a_line_that_breaks_may_have_been_charged(said: bytes) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        ledger = MemoryLedger(lambda: NOW_US)
+        one = settings(url, max_tries=2)
+        time = FakeTime()
+        pool = FrontierPool(
+            {"big": one}, PRICES, ledger, timing=time.timing, wall_us=lambda: NOW_US
+        )
+        async with pool:
+            with pytest.raises(FrontierError) as told:
+                await pool.complete(a_call())
+    assert told.value.why is FrontierWhy.UNREACHABLE
+    assert [row.money_source for row in ledger.attempts] == [MoneySource.WORST_CASE] * 2
+    assert len(time.slept) == 1
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from edge_runtime.ledger.budget import Limit, Period
+from edge_runtime.ledger.ledger import Ledger
+from edge_runtime.router.frontier.memory import NOW_US, MemoryFrontiers, Scripted, Stall
+from tests.support.frontier import a_call
+
+async def main(path, limit_nano):
+    limits = [Limit("box", Period.DAY, limit_nano)]
+    with Ledger.open(path, limits=limits, clock=lambda: NOW_US) as ledger:
+        frontiers = MemoryFrontiers(lambda _body: Scripted(before=Stall()), ledger=ledger)
+        calls = [asyncio.create_task(frontiers.complete(a_call())) for _ in range(50)]
+        while sum(not one.done() for one in calls) > frontiers.transport.open_now:
+            await asyncio.sleep(0)
+        print(frontiers.transport.open_now, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+"""
+
+
+def test_a_kill_in_the_middle_of_calls_forgets_no_money(tmp_path: Path) -> None:
+    probe = MemoryFrontiers(lambda _body: says("x"))
+    asyncio.run(probe.complete(a_call()))
+    assert isinstance(probe.ledger, MemoryLedger)
+    (worst,) = [one.worst_nano for one in probe.ledger._made.values()]
+    path, limit_nano = tmp_path / "ledger.db", 10 * worst
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(path), str(limit_nano)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        # Log lines come first: refusals are told there.
+        sent = next(line for line in child.stdout if line.strip().isdecimal())
+        child.send_signal(signal.SIGKILL)
+        child.wait(10)
+    assert int(sent) == 10
+    limits = [Limit("box", Period.DAY, limit_nano)]
+    with Ledger.open(path, limits=limits, clock=lambda: NOW_US) as ledger:
+        window = window_of("box", Period.DAY, NOW_US)
+        assert ledger.usage([window]).result()[window].held_nano == limit_nano
+        frontiers = MemoryFrontiers(lambda _body: says("x"), ledger=ledger)
+        with pytest.raises(FrontierError, match="budget of box"):
+            asyncio.run(frontiers.complete(a_call()))
+        assert frontiers.transport.requests == []
 
 
 async def test_fifty_at_once_never_pass_a_budget_for_ten(
