@@ -105,11 +105,13 @@ class ModelAtWork(Part):
     model_digest: Sha256
 
 
-class TelemetryRow(Part):
+class TelemetryRow(Document):
     """What happened from `uptime_ms` - `length_ms` to `uptime_ms` of a boot.
 
     `clock_s` is the box's own idea of when it ended. `models` explains the label `model`.
     """
+
+    max_bytes: ClassVar[int] = MAX_ROWS_BYTES
 
     seq: _Seq
     uptime_ms: Count
