@@ -212,6 +212,10 @@ class CrashFiles:
         """See `Files.read`."""
         return self._live.contents[self._file(path)][:limit]
 
+    def read_at(self, path: Path, offset: int, size: int) -> bytes:
+        """See `Files.read_at`."""
+        return self._live.contents[self._file(path)][offset : offset + size]
+
     def read_blocks(self, path: Path, size: int = READ_BYTES) -> Iterator[bytes]:
         """See `Files.read_blocks`."""
         data = self._live.contents[self._file(path)]

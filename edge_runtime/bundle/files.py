@@ -91,6 +91,9 @@ class Files(Protocol):
     def read(self, path: Path, limit: int) -> bytes:
         """The first `limit` bytes of a regular file, or all of it when shorter."""
 
+    def read_at(self, path: Path, offset: int, size: int) -> bytes:
+        """`size` bytes of a regular file from `offset`, fewer only at its end."""
+
     def read_blocks(self, path: Path, size: int = READ_BYTES) -> Iterator[bytes]:
         """All bytes of a regular file, in blocks of `size` bytes but for the last."""
 
@@ -168,6 +171,12 @@ class RealFiles:
         """See `Files.read`."""
         with _reader(path) as file:
             return file.read(limit)
+
+    def read_at(self, path: Path, offset: int, size: int) -> bytes:
+        """See `Files.read_at`."""
+        with _reader(path) as file:
+            file.seek(offset)
+            return file.read(size)
 
     def read_blocks(self, path: Path, size: int = READ_BYTES) -> Iterator[bytes]:
         """See `Files.read_blocks`."""
