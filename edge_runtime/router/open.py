@@ -37,6 +37,7 @@ from edge_runtime.metrics import Metrics
 from edge_runtime.router.booking import Till
 from edge_runtime.router.contract import FrontierLike
 from edge_runtime.router.energy import EnergyMeter
+from edge_runtime.router.frontier.capture import Capture
 from edge_runtime.router.frontier.pool import FrontierPool
 from edge_runtime.router.plan import Directory
 from edge_runtime.router.router import Router
@@ -221,7 +222,12 @@ async def _open_frontiers(
     metrics: Metrics,
 ) -> FrontierLike:
     scopes = [limit.scope for limit in limits_of(settings)]
-    pool = FrontierPool(settings.frontiers, prices, ledger, scopes=scopes, meter=metrics)
+    capture = None
+    if settings.capture.enabled:
+        capture = stack.enter_context(Capture(settings.capture, meter=metrics))
+    pool = FrontierPool(
+        settings.frontiers, prices, ledger, scopes=scopes, meter=metrics, capture=capture
+    )
     return await stack.enter_async_context(pool)
 
 
