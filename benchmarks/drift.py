@@ -60,6 +60,7 @@ class Delay:
     """Requests from a change to the alarm, over all runs; a run without one counts as `limit`."""
 
     change: str
+    kept_outside: float  # share of what is kept that is out of scope
     runs: int
     seen: int
     median: float
@@ -87,6 +88,15 @@ def scores(
     inside = generator.beta(4.0, 0.7, size)
     outside = generator.beta(0.9, 1.8, size)
     return np.where(generator.random(size) < out_of_scope, outside, inside)
+
+
+def kept_outside(threshold: float, change: Change, generator: np.random.Generator) -> float:
+    """Of what is kept under `change`, the share that is out of scope, and so wrong."""
+    size = 20_000
+    share = change.out_of_scope
+    outside = share * float(np.mean(scores(generator, size, 1.0) >= threshold))
+    inside = (1 - share) * float(np.mean(scores(generator, size, 0.0) >= threshold))
+    return outside / (outside + inside)
 
 
 def tokens(generator: np.random.Generator, size: int, factor: float) -> npt.NDArray[np.int64]:
@@ -152,6 +162,7 @@ def quiet(runs: int, requests: int, seed: int) -> Quiet:
 def delay(change: Change, runs: int, limit: int, seed: int) -> Delay:
     """Watch `QUIET_BEFORE` requests as ever, then the change; runs that alarm before count not."""
     delays: list[int] = []
+    outside: list[float] = []
     found: Counter[str] = Counter()
     run = 0
     while len(delays) < runs:
@@ -161,11 +172,13 @@ def delay(change: Change, runs: int, limit: int, seed: int) -> Delay:
         if stream(watch, generator, QUIET_BEFORE, NONE) is not None:
             continue
         seen = stream(watch, generator, limit, change)
+        outside.append(kept_outside(watch.terms.threshold, change, generator))
         delays.append(limit if seen is None else seen[0])
         if seen is not None:
             found[_label(seen[1])] += 1
     return Delay(
         change.name,
+        float(np.mean(outside)),
         runs,
         found.total(),
         float(np.median(delays)),
@@ -182,18 +195,27 @@ def markdown(still: Quiet, delays: Iterable[Delay]) -> str:
         f"alarmed (95 % interval {still.low:.1%} to {still.high:.1%}"
         f"{'; ' + _counts(still.by) if still.by else ''})."
     )
-    lines = [
-        alarmed,
-        "",
-        "| change | seen | requests until the alarm: median | 9 in 10 within | by |",
-        "|---|---:|---:|---:|---|",
-    ]
+    heads = (
+        "change",
+        "out of scope among kept",
+        "seen",
+        "requests until the alarm: median",
+        "9 in 10 within",
+        "by",
+    )
+    lines = [alarmed, "", f"| {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---|"]
     for one in delays:
         last = f"{one.ninth:,.0f}" if one.ninth < one.limit else f"more than {one.limit:,}"
         middle = f"{one.median:,.0f}" if one.median < one.limit else f"more than {one.limit:,}"
-        lines.append(
-            f"| {one.change} | {one.seen} of {one.runs} | {middle} | {last} | {_counts(one.by)} |"
+        cells = (
+            one.change,
+            f"{one.kept_outside:.1%}",
+            f"{one.seen} of {one.runs}",
+            middle,
+            last,
+            _counts(one.by),
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

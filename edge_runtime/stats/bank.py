@@ -7,8 +7,9 @@ Two rules look at the same bets:
   observations. Capital that only ever shrinks for a long quiet time could not see a change that
   comes late. The k-th start (k = 1, 2, ...) spends `level` / (k (k + 1)); these shares add up to
   `level`, so the chance of ever alarming falsely still is at most `level`.
-- The CUSUM, as in `cusum`, one for each value, tuned to one rise. Its limit follows from the mean
-  number of observations between false alarms that is wanted.
+- CUSUMs, as in `cusum`: for each value one tuned to each of a few rises, since one tuned to a
+  large rise is blind to a small one. Their limits follow from the mean number of observations
+  between false alarms that is wanted of all of them together.
 
 Rules
 - The claim holds for every stream whose conditional means are at most `p0`, not only for one
@@ -33,7 +34,9 @@ import numpy.typing as npt
 from edge_runtime.stats.eprocess import ODDS, alternatives
 
 Floats = npt.NDArray[np.float64]
-RECENT = 200  # observations that `means` looks back on
+RISES = (1.25, 2.0)
+"""What CUSUMs are tuned to, as multiples of the odds of p0."""
+RECENT = 100  # observations that `means` looks back on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,21 +44,22 @@ class Tuning:
     """How a bank alarms.
 
     `level`: chance that the e-process ever alarms falsely. `epoch`: observations until it starts
-    again. `odds`: bets, as multiples of the odds of p0. `rise`: what the CUSUM is tuned to, too.
-    `between`: mean observations between its false alarms.
+    again. `odds`: its bets, as multiples of the odds of p0. `rises`: what the CUSUMs are tuned
+    to, in the same way. `between`: mean observations between false alarms of all CUSUMs.
     """
 
     level: float
     epoch: int
     between: float
-    rise: float = 1.5
+    rises: Sequence[float] = RISES
     odds: Sequence[float] = ODDS
 
     def __post_init__(self) -> None:
         if not (0 < self.level < 1 and self.epoch >= 1 and self.between > 1):
             raise ValueError("needs 0 < level < 1, epoch >= 1 and between > 1")
-        if not self.odds or not all(1 < one < math.inf for one in (*self.odds, self.rise)):
-            raise ValueError("rise and odds are above 1")
+        both = (*self.odds, *self.rises)
+        if not (self.odds and self.rises and all(1 < one < math.inf for one in both)):
+            raise ValueError("rises and odds are some numbers above 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +98,16 @@ class BettingBank:
             raise ValueError(f"needs rates between 0 and 1, not {list(self.p0)}")
         self._p0 = np.asarray(self.p0, np.float64)
         self._stakes = np.asarray([_stakes(one, self.tuning.odds) for one in self.p0])
-        self._rises = np.asarray([_stakes(one, (self.tuning.rise,))[0] for one in self.p0])
-        between = self.tuning.between * len(self.p0)
+        self._rises = np.asarray([_stakes(one, self.tuning.rises) for one in self.p0])
+        between = self.tuning.between * self._rises.size
         self._limits = np.asarray(
             [
-                cusum_limit(one, alternatives(one, (self.tuning.rise,))[0], between)
+                [cusum_limit(one, p1, between) for p1 in alternatives(one, self.tuning.rises)]
                 for one in self.p0
             ]
         )
         self._log_capitals = np.zeros_like(self._stakes)
-        self._cusums = np.zeros_like(self._p0)
+        self._cusums = np.zeros_like(self._rises)
         self._means = np.zeros_like(self._p0)
 
     def observe(self, values: Sequence[float] | Floats) -> bool:
@@ -115,7 +119,7 @@ class BettingBank:
         self.seen += 1
         self._means += (row - self._means) / min(self.seen, RECENT)
         self._log_capitals += np.log1p(self._stakes * excess[:, None])
-        self._cusums = np.maximum(0.0, self._cusums + np.log1p(self._rises * excess))
+        self._cusums = np.maximum(0.0, self._cusums + np.log1p(self._rises * excess[:, None]))
         self.e_alarmed = self.e_alarmed or self.log_capital >= -math.log(self._level())
         self.cusum_alarmed = self.cusum_alarmed or bool(np.any(self._cusums > self._limits))
         if self.seen % self.tuning.epoch == 0:
@@ -133,7 +137,7 @@ class BettingBank:
     def loudest(self) -> int:
         """Which of the M values stands out most, by the rule that alarmed, or the evidence."""
         if self.cusum_alarmed and not self.e_alarmed:
-            return int(np.argmax(self._cusums / self._limits))
+            return int(np.argmax((self._cusums / self._limits).max(axis=1)))
         return int(np.argmax(self._log_capitals.max(axis=1)))
 
     @property
@@ -147,7 +151,7 @@ class BettingBank:
             self._key(),
             self.seen,
             self._log_capitals.ravel().tolist(),
-            self._cusums.tolist(),
+            self._cusums.ravel().tolist(),
             self._means.tolist(),
             self.e_alarmed,
             self.cusum_alarmed,
@@ -156,11 +160,15 @@ class BettingBank:
     def restore(self, state: BankState) -> bool:
         """Go on from `state`; False, and nothing done, when it belongs to other bets."""
         sizes = (len(state.log_capitals), len(state.cusums), len(state.means))
-        if state.key != self._key() or sizes != (self._stakes.size, *2 * (len(self._p0),)):
+        if state.key != self._key() or sizes != (
+            self._stakes.size,
+            self._rises.size,
+            len(self._p0),
+        ):
             return False
         self.seen = state.seen
         self._log_capitals = np.asarray(state.log_capitals).reshape(self._stakes.shape)
-        self._cusums = np.asarray(state.cusums, np.float64)
+        self._cusums = np.asarray(state.cusums, np.float64).reshape(self._rises.shape)
         self._means = np.asarray(state.means, np.float64)
         self.e_alarmed, self.cusum_alarmed = state.e_alarmed, state.cusum_alarmed
         return True
@@ -172,9 +180,8 @@ class BettingBank:
     def _key(self) -> str:
         tuning = self.tuning
         rates = ",".join(f"{one:.9g}" for one in self.p0)
-        odds = ",".join(f"{one:.9g}" for one in tuning.odds)
-        rest = (tuning.level, tuning.epoch, tuning.between, tuning.rise)
-        return f"{rates}|{odds}|{','.join(f'{one:.9g}' for one in rest)}"
+        bets = ",".join(f"{one:.9g}" for one in (*tuning.odds, *tuning.rises))
+        return f"{rates}|{bets}|{tuning.level:.9g},{tuning.epoch},{tuning.between:.9g}"
 
 
 def cusum_limit(p0: float, p1: float, between: float) -> float:

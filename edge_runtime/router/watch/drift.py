@@ -144,7 +144,6 @@ class DriftWatch:
             level=self.drift.level,
             epoch=self.drift.epoch_requests,
             between=self.drift.cusum_false_alarm_requests,
-            rise=self.drift.cusum_rise,
         )
         self._escalation = _bank((escalation_limit(self.terms, slack),), tuning)
         limits = score_limits(self.terms, slack)
@@ -158,8 +157,7 @@ class DriftWatch:
                 epoch=self.audit.epoch_audits,
                 # As seldom as the other signals, counted in requests.
                 between=max(1000.0, self.drift.cusum_false_alarm_requests * self.audit.share),
-                rise=self.drift.cusum_rise,
-            ),
+                ),
         )
 
     def _look(self, signal: Signal, bank: BettingBank | None, at_us: int) -> Alarm | None:

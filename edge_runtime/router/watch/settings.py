@@ -22,18 +22,12 @@ class DriftSettings(Section):
     cusum: bool = Field(
         default=True, description="Let the fast rule (CUSUM) alarm, not only the e-process."
     )
-    cusum_rise: float = Field(
-        1.5,
-        gt=1,
-        le=20,
-        description="Rise the CUSUM is tuned to, as a ratio of odds: 1.5 is 10 % to 14 %.",
-    )
     cusum_false_alarm_requests: int = Field(
         1_000_000,
         ge=1000,
         le=10**12,
         description="Mean number of requests between false alarms of the CUSUM, for each signal; "
-        "its limit h follows from it.",
+        "the limits h follow from it.",
     )
     level: float = Field(
         0.001,
@@ -48,7 +42,7 @@ class DriftSettings(Section):
         description="The e-process starts again after so many requests, at a share of its level.",
     )
     slack_share: float = Field(
-        0.02,
+        0.01,
         ge=0,
         le=0.5,
         description="Drift to tolerate, beyond what the calibration's size leaves open: of the "

@@ -47,12 +47,12 @@ def test_a_large_change_is_seen_and_none_is_not() -> None:
 def test_the_tables_say_what_was_found() -> None:
     text = markdown(
         Quiet(60, 10_000, 1, 0.0004, 0.089, {"scores cusum": 1}),
-        [Delay("twice", 60, 60, 161, 170, 4000, {"tokens cusum": 60}),
-         Delay("a little", 60, 3, 4000, 4000, 4000, {})],
+        [Delay("twice", 0.031, 60, 60, 161, 170, 4000, {"tokens cusum": 60}),
+         Delay("a little", 0.04, 60, 3, 4000, 4000, 4000, {})],
     )  # fmt: skip
     assert "1 of 60 runs of 10,000 requests" in text
-    assert "| twice | 60 of 60 | 161 | 170 | tokens cusum 60 |" in text
-    assert "| a little | 3 of 60 | more than 4,000 | more than 4,000 | - |" in text
+    assert "| twice | 3.1% | 60 of 60 | 161 | 170 | tokens cusum 60 |" in text
+    assert "| a little | 4.0% | 3 of 60 | more than 4,000 | more than 4,000 | - |" in text
 
 
 def test_the_command_writes_both_files(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.stats.bank import BettingBank, Tuning, cusum_limit
+from edge_runtime.stats.bank import RISES, BettingBank, Tuning, cusum_limit
 from edge_runtime.stats.cusum import BernoulliCusum
 from edge_runtime.stats.eprocess import BettingProcess, alternatives
 
@@ -32,13 +32,14 @@ def test_one_value_gives_the_numbers_of_the_single_process_and_cusum(
 ) -> None:
     bank = BettingBank((p0,), TUNING)
     single = BettingProcess(p0, 0.01)
-    cusum = BernoulliCusum(p0, alternatives(p0, (1.5,))[0], h=100.0)
+    cusums = [BernoulliCusum(p0, p1, h=100.0) for p1 in alternatives(p0, RISES)]
     for event in events:
         bank.observe((float(event),))
         single.observe(float(event))
-        cusum.observe(event)
+        for cusum in cusums:
+            cusum.observe(event)
     assert bank.log_capital == pytest.approx(single.log_capital, abs=1e-9)
-    assert bank.state().cusums[0] == pytest.approx(cusum.statistic, abs=1e-9)
+    assert bank.state().cusums == pytest.approx([one.statistic for one in cusums], abs=1e-9)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=40), st.integers(0, 40))
@@ -89,7 +90,7 @@ def test_the_cusum_sees_a_rise_at_once_in_the_value_that_rose() -> None:
     assert 300 < found < 420
     assert bank.cusum_alarmed
     assert bank.loudest == 2
-    assert bank.means[2] > 0.25
+    assert bank.means[2] > 0.25 > bank.p0[2]
 
 
 def test_it_is_quiet_on_what_it_expects() -> None:
@@ -141,7 +142,15 @@ def test_rows_of_another_shape_or_range_are_refused(row: tuple[float, ...]) -> N
 
 
 @pytest.mark.parametrize(
-    "change", [{"level": 0.0}, {"epoch": 0}, {"between": 1.0}, {"rise": 1.0}, {"odds": ()}]
+    "change",
+    [
+        {"level": 0.0},
+        {"epoch": 0},
+        {"between": 1.0},
+        {"rises": (1.0,)},
+        {"rises": ()},
+        {"odds": ()},
+    ],
 )
 def test_a_tuning_that_is_none_is_refused(change: dict[str, object]) -> None:
     fine: dict[str, object] = {"level": 0.01, "epoch": 100, "between": 1000.0}

@@ -71,13 +71,15 @@ def test_traffic_like_the_calibration_is_quiet() -> None:
 
 
 def test_more_low_scores_alarm_and_the_watch_rests() -> None:
+    # Two scores only: ties with deciles on either side must not alarm by themselves.
+    terms = dataclasses.replace(TERMS, score_deciles=(0.2, 0.2, *(0.9,) * 7))
+    one = DriftWatch(terms, DriftSettings(**QUIET_TOKENS), AuditSettings())  # type: ignore[arg-type]
     generator = np.random.default_rng(2)
-    one = watch()
-    assert feed(one, generator.random(600)) is None
-    found = feed(one, generator.random(600) ** 2, start=600)
+    assert feed(one, np.where(generator.random(900) < 0.25, 0.2, 0.9)) is None
+    found = feed(one, np.where(generator.random(600) < 0.45, 0.2, 0.9), start=900)
     assert found is not None
     place, alarm = found
-    assert 600 < place < 800
+    assert 900 < place < 1200
     assert alarm.signal is Signal.ESCALATION
     assert alarm.suspends
     assert "below the threshold" in alarm.detail
