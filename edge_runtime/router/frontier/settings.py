@@ -108,7 +108,7 @@ class FrontierSettings(Section):
         None, max_length=200, description="Environment variable that holds its API key."
     )
     api_key_file: HomePath | None = Field(
-        None, description="File that holds its API key; its owner alone may read it."
+        None, description="File that holds its API key; let only its owner read it."
     )
     ca_file: HomePath | None = Field(
         None, description="Certificates (PEM) to trust instead of the system's."
