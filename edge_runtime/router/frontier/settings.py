@@ -209,7 +209,7 @@ class CaptureSettings(Section):
     )
     directory: HomePath | None = Field(None, description="Folder of the encrypted segments.")
     key_file: HomePath | None = Field(
-        None, description="File with the key (64 hex digits) that `edge-export distill` is given."
+        None, description="File with the key (64 hex digits); whoever trains on them needs it too."
     )
     max_segment_bytes: int = Field(
         16 * 1024 * 1024, ge=4096, le=1 << 30, description="A larger segment is closed."
