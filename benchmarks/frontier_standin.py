@@ -260,6 +260,9 @@ def main() -> None:
     parser.add_argument("--text-field", default="text")
     parser.add_argument("--answer-field", default="intent")
     parser.add_argument("--user-template", default="{input}")
+    parser.add_argument(
+        "--rename", action="append", default=[], metavar="OLD=NEW", help="such as oos=none"
+    )
     parser.add_argument("--unknown", default="none", help="answer to what is in no table")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--prices", type=Path, help="price list; with --price-key")
@@ -272,6 +275,8 @@ def main() -> None:
     for path in args.table:
         lines = path.read_text(encoding="utf-8").splitlines()
         table |= read_table(lines, text_field=args.text_field, answer_field=args.answer_field)
+    renamed = dict(one.split("=", 1) for one in args.rename)
+    table = {text: renamed.get(answer, answer) for text, answer in table.items()}
     oracle = Oracle(table, user_template=args.user_template, unknown=args.unknown)
     behaviour = Behaviour(**{one.name: getattr(args, one.name) for one in fields(Behaviour)})
     price = load_prices(args.prices).of(args.price_key) if args.prices else EXAMPLE_PRICE
