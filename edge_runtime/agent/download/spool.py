@@ -32,6 +32,7 @@ class Spool:
     """See the module. Blocks on the disk; one at a time uses a folder."""
 
     def __init__(self, root: Path, files: Files) -> None:
+        self._root = root
         self.tree = root / "tree"
         self._parts = root / "parts"
         self._journal = root / "journal"
@@ -40,14 +41,17 @@ class Spool:
 
     def open(self) -> None:
         """Make the folders; read the journal, and drop what a crash tore of it."""
-        make_dirs(self._files, self._parts)
-        make_dirs(self._files, self.tree)
+        make_dirs(self._files, self._root)
+        for folder in (self._parts, self.tree):
+            if not exists(self._files, folder):
+                self._files.mkdir(folder)
         data = b""
         if exists(self._files, self._journal):
             data = self._files.read(self._journal, MAX_JOURNAL_BYTES)
         self._done, good = _parse_journal(data)
         if good != len(data) or not data:
             lines = b"".join(_line(sha, blocks) for sha, blocks in sorted(self._done.items()))
+            # Makes the two folders durable as well: they were named before it.
             write_atomically(self._files, self._journal, lines)
 
     def part(self, spec: BlobSpec) -> Part:
@@ -80,21 +84,32 @@ class Spool:
     def adopt(self, source: Path, path: str) -> None:
         """Give a whole file a name in `tree/`: a second one when it lies outside, else a new one.
 
-        Raises `OSError` where the file system cannot link.
+        A power cut may undo that; then the part is found again, or the file outside. Raises
+        `OSError` where the file system cannot link.
         """
         target = self.tree / path
-        make_dirs(self._files, target.parent)
+        self._make_folders(target.parent)
         if exists(self._files, target):
             self._files.unlink(target)
         if source.parent == self._parts:
             self._files.rename(source, target)
         else:
             self._files.link(source, target)
-        self._files.fsync_dir(target.parent)
 
     def write(self, path: str, data: bytes) -> None:
         """Put a small file into `tree/`; durable on return."""
         write_atomically(self._files, self.tree / path, data)
+
+    def _make_folders(self, folder: Path) -> None:
+        """Make the folders between `tree` and `folder`, durably, or a part could move into one
+        that a power cut takes away.
+        """
+        if folder == self.tree:
+            return
+        self._make_folders(folder.parent)
+        if not exists(self._files, folder):
+            self._files.mkdir(folder)
+        self._files.fsync_dir(folder.parent)
 
     @property
     def files(self) -> Files:
