@@ -5,8 +5,8 @@ Rules
   What was escalated or kept for another reason stays as it was.
 - Money that was spent is exact. Where an answer that was kept would have gone to a frontier, its
   price there is an estimate from the tokens it had here, and is counted as one.
-- Without the cache, an answer that came from it is priced as the first time: one made here at the
-  mean cost of its model here, one from a frontier by its tokens or by what the row says it saved.
+- Without the cache, an answer that came from it costs what its row says it saved, which is what
+  making it had cost; at other prices, one that a frontier made costs its tokens.
 - Other prices are those of frontiers. Energy and hardware stay as booked; so does a call whose
   tokens nobody saw.
 - Audits, shadows and idle energy are part of both sums.
@@ -15,7 +15,7 @@ Rules
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from edge_runtime.ledger.cost import frontier_cost
@@ -61,9 +61,10 @@ class Seen:
     """One request as it went. `by` is the tier of the answer, None without one.
 
     `served` is False where the while only has its audit. `scored`, `score_ppm` and `scored_model`
-    are those of the local answer, where there was one. `booked_nano`
-    is everything spent on it, `frontier_nano` the frontier's part for serving, `background_nano`
-    what audits and shadows at a frontier cost; the last two at the prices asked for.
+    are those of the local answer, where there was one. `made_here`: a local model made the
+    answer, be it now or when it was cached. `booked_nano` is everything spent on it,
+    `frontier_nano` the frontier's part for serving, `background_nano` what audits and shadows at
+    a frontier cost; the last two at the prices asked for.
     """
 
     served: bool
@@ -72,6 +73,7 @@ class Seen:
     scored: Scored | None
     score_ppm: int | None
     scored_model: str
+    made_here: bool
     tokens: Tokens
     booked_nano: int
     here_nano: int
@@ -124,7 +126,7 @@ class Replayed:
 def fold(rows: Iterable[Row], price_of: PriceOf | None) -> Seen:
     """One request from its attempts, in their order. `price_of` prices frontiers anew."""
     by: Tier | None = None
-    reason = model = ""
+    reason = model = made_by = ""
     served = False
     answer, scored, score = Tokens(0), None, None
     booked = here = frontier = background = saved = 0
@@ -143,7 +145,7 @@ def fold(rows: Iterable[Row], price_of: PriceOf | None) -> Seen:
             if not answer.tokens_in:
                 answer = row.tokens
         if row.answered:
-            by, reason, saved = row.tier, row.reason, row.saved_nano
+            by, reason, saved, made_by = row.tier, row.reason, row.saved_nano, row.model
             if row.tier is not Tier.FRONTIER:
                 answer = row.tokens
     return Seen(
@@ -153,6 +155,7 @@ def fold(rows: Iterable[Row], price_of: PriceOf | None) -> Seen:
         scored=scored,
         score_ppm=score,
         scored_model=model,
+        made_here="@" in made_by,  # name@version; a frontier's name has no @
         tokens=answer,
         booked_nano=booked,
         here_nano=here,
@@ -167,18 +170,17 @@ def replay(
     scenario: Scenario,
     *,
     price: FrontierPrice | None,
-    mean_here: Mapping[Scored, int],
 ) -> Replayed:
     """One request in the scenario.
 
     `price` is that of the frontier that what was kept would go to; without it such an answer
-    raises `LookupError`. `mean_here` is what an answer of a model costs here on average.
+    raises `LookupError`.
     """
     fixed = seen.here_nano + seen.background_nano
     if seen.by is Tier.CACHE:
         if scenario.cache:
             return Replayed(End.CACHE, fixed + seen.frontier_nano)
-        return _uncached(seen, scenario, price, mean_here)
+        return _uncached(seen, scenario, price)
     if seen.by is None:
         return Replayed(End.NONE, fixed + seen.frontier_nano, served=seen.served)
     if not (seen.movable and _concerns(seen, scenario)):
@@ -221,16 +223,15 @@ def as_it_was(seen: Seen) -> Replayed:
     return Replayed(end, seen.booked_nano, served=seen.served)
 
 
-def _uncached(
-    seen: Seen, scenario: Scenario, price: FrontierPrice | None, mean_here: Mapping[Scored, int]
-) -> Replayed:
-    if seen.scored is None:
-        cost = seen.saved_nano if price is None else frontier_cost(seen.tokens, price)
-        return Replayed(End.FRONTIER, seen.here_nano + cost, estimated=True)
-    here = seen.here_nano + mean_here.get(seen.scored, seen.saved_nano)
-    if not _concerns(seen, scenario) or _keeps(seen, scenario):
-        return Replayed(End.HERE, here, estimated=True)
-    return Replayed(End.FRONTIER, here + _asked(seen, price), estimated=True)
+def _uncached(seen: Seen, scenario: Scenario, price: FrontierPrice | None) -> Replayed:
+    made = seen.here_nano + seen.saved_nano
+    if not seen.made_here:
+        if price is not None:
+            made = seen.here_nano + frontier_cost(seen.tokens, price)
+        return Replayed(End.FRONTIER, made, estimated=True)
+    if seen.score_ppm is None or not _concerns(seen, scenario) or _keeps(seen, scenario):
+        return Replayed(End.HERE, made, estimated=True)
+    return Replayed(End.FRONTIER, made + _asked(seen, price), estimated=True)
 
 
 def _concerns(seen: Seen, scenario: Scenario) -> bool:

@@ -159,10 +159,10 @@ def _answer(
         was.add(as_it_was(seen))
     scored, facts = _scored(reader, span, asked, survey)
     scenario, chosen = _scenario(asked, scored, facts)
-    would, mean_here = Sums(), survey.mean_here()
+    would = Sums()
     for seen in requests(reader, span, price_of):
         try:
-            would.add(replay_one(seen, scenario, price=price, mean_here=mean_here))
+            would.add(replay_one(seen, scenario, price=price))
         except LookupError as error:
             raise UsageError(
                 "more would go to a frontier; name it by --prices and --against"

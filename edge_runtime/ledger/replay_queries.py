@@ -76,7 +76,6 @@ class Survey:
 
     kept: dict[Scored, array[int]] = field(default_factory=dict)
     escalated: dict[Scored, array[int]] = field(default_factory=dict)
-    here: dict[Scored, tuple[int, int]] = field(default_factory=dict)
     models: dict[Scored, str] = field(default_factory=dict)
 
     def add(self, seen: Seen) -> None:
@@ -84,9 +83,6 @@ class Survey:
         if seen.scored is None or seen.score_ppm is None:
             return
         self.models[seen.scored] = seen.scored_model
-        if seen.by is Tier.LOCAL:
-            count, nano = self.here.get(seen.scored, (0, 0))
-            self.here[seen.scored] = count + 1, nano + seen.here_nano
         if seen.movable:
             side = self.kept if seen.by is Tier.LOCAL else self.escalated
             side.setdefault(seen.scored, array("q")).append(seen.score_ppm)
@@ -98,10 +94,6 @@ class Survey:
             for one in {*self.kept, *self.escalated}
         }
         return tuple(sorted(counts, key=lambda one: (-counts[one], one.model_digest, one.task)))
-
-    def mean_here(self) -> dict[Scored, int]:
-        """Nano-units of an answer made here."""
-        return {one: nano // count for one, (count, nano) in self.here.items()}
 
 
 def known(connection: sqlite3.Connection, span: While, scored: Scored, survey: Survey) -> Known:

@@ -78,9 +78,8 @@ def fill(path: Path, *, digest: str = "d1", task: str = "intent", first: int = 0
                 "frontier_nano": ONE, "money_source": MoneySource.USAGE, "attempt": 1,
             }  # fmt: skip
             if number % 10 == 9 and kept:
-                ledger.append(
-                    Attempt(**common, **local, tier=Tier.CACHE, reason="cached", answered=True)
-                )
+                cached: dict[str, Any] = {"tier": Tier.CACHE, "reason": "cached", "saved_nano": 50}
+                ledger.append(Attempt(**common, **local, **cached, answered=True))
                 continue
             ledger.append(
                 Attempt(

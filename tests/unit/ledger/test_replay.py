@@ -34,13 +34,12 @@ def row(tier: Tier = Tier.LOCAL, **changes: Any) -> Row:
 
 KEPT = (row(),)
 ESCALATED = (row(answered=False, score_ppm=300_000), row(Tier.FRONTIER))
-MEAN = {MINE: 9}
 
 
 def replayed(
     rows: tuple[Row, ...], scenario: Scenario, price: FrontierPrice | None = PRICE
 ) -> Replayed:
-    return replay_one(fold(rows, None), scenario, price=price, mean_here=MEAN)
+    return replay_one(fold(rows, None), scenario, price=price)
 
 
 @pytest.mark.parametrize("rows", [KEPT, ESCALATED])
@@ -86,10 +85,12 @@ def test_a_price_that_is_needed_and_missing_is_said() -> None:
 
 def test_without_the_cache_answers_are_made_again() -> None:
     here = (row(Tier.CACHE, reason="cached", saved_nano=40),)
-    there = (row(Tier.CACHE, reason="cached", model_digest="", score_ppm=None, saved_nano=40),)
+    unscored = (row(Tier.CACHE, reason="cached", saved_nano=40, score_ppm=None),)
+    there = (row(Tier.CACHE, reason="cached", model="big", score_ppm=None, saved_nano=40),)
     assert replayed(here, Scenario()) == Replayed(End.CACHE, 0)
-    assert replayed(here, Scenario(cache=False)) == Replayed(End.HERE, 9, estimated=True)
-    assert replayed(here, Scenario(MINE, 900_000, cache=False)).cost_nano == 9 + 120
+    assert replayed(here, Scenario(cache=False)) == Replayed(End.HERE, 40, estimated=True)
+    assert replayed(here, Scenario(MINE, 900_000, cache=False)).cost_nano == 40 + 120
+    assert replayed(unscored, Scenario(MINE, 900_000, cache=False)).end is End.HERE
     assert replayed(there, Scenario(cache=False)) == Replayed(End.FRONTIER, 120, estimated=True)
     assert replayed(there, Scenario(cache=False), price=None).cost_nano == 40
 
@@ -100,7 +101,7 @@ def test_other_prices_hold_for_what_was_metered() -> None:
 
     seen = fold(ESCALATED, price_of)
     assert seen.booked_nano == 157
-    assert replay_one(seen, Scenario(), price=PRICE, mean_here={}).cost_nano == 7 + 330
+    assert replay_one(seen, Scenario(), price=PRICE).cost_nano == 7 + 330
     unseen = fold((row(Tier.FRONTIER, money_source=MoneySource.WORST_CASE),), price_of)
     assert unseen.frontier_nano == 150
 
