@@ -169,8 +169,8 @@ class RolloutEngine:
             facts = [one for one in everyone if why_not(one, found.artefact) is None]
         view = view_of(tx, found, now, judgement, len(facts))
         decision = self._apply(tx, found, cause, view, facts)
-        quiet = not (view.returns or view.held_back or tx.unfinished(rollout))
-        if isinstance(cause, Tick) and decision.state.phase in ENDED and quiet:
+        settled = decision.state == found.state and found.state.phase in ENDED
+        if settled and not (view.returns or view.held_back or tx.unfinished(rollout)):
             tx.rest(rollout)
         return decision
 
