@@ -227,18 +227,15 @@ def _stay_here(
         if fault not in rules.fallbacks:
             break
     if blocked is None:
-        return Refuse(why or Reason.TASK_NOT_SERVED, _nobody(reason))
+        if reason is Reason.NEVER_LEAVE:
+            return Refuse(reason, 403)  # for ever, as no local model serves it
+        return Refuse(why or Reason.TASK_NOT_SERVED, 503)
     found = situation.tried.get(blocked)
     fault = situation.ladder[blocked].fault or (found.fault if found is not None else None)
     assert fault is not None
     if reason is Reason.DEGRADED:
         return Refuse(why or fault, 503)
     return Refuse(fault, _status(fault), blocked)
-
-
-def _nobody(reason: Reason) -> int:
-    """No local model at all: for ever where the text must not leave, else for now."""
-    return 403 if reason is Reason.NEVER_LEAVE else 503
 
 
 def _status(fault: Reason) -> int:

@@ -54,6 +54,11 @@ class Plan:
         """One local model and nothing to decide."""
         return self.rules.policy is Policy.LOCAL_ONLY and len(self.ladder) == 1
 
+    @property
+    def configured(self) -> bool:
+        """Whether an endpoint's table made it."""
+        return self.rules.kept_reason is Reason.LOCAL_ONLY
+
     def task_of(self, model: str) -> str:
         """The task whose certificate counts for a model of the ladder."""
         return self.task or model

@@ -20,6 +20,7 @@ from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.contract import ExactCacheLike, Hit, Ticket
 from edge_runtime.cache.key import Question
 from edge_runtime.cache.policy import Use
+from edge_runtime.cache.semantic.contract import SemanticCacheLike
 from edge_runtime.core import ModelInfo
 from edge_runtime.errors import CapacityError, EngineError, TransportError, UsageError
 from edge_runtime.ledger.money import NANO
@@ -35,7 +36,6 @@ from edge_runtime.router.contract import (
     FrontierWhy,
     Payer,
     Reason,
-    SemanticCacheLike,
 )
 from edge_runtime.router.decide import (
     Candidate,

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from edge_runtime.config import Settings
 from edge_runtime.core import ModelHost
-from edge_runtime.errors import CapacityError
+from edge_runtime.errors import CapacityError, UsageError
 from edge_runtime.metrics import Metrics
 from edge_runtime.router.open import local_router
 from edge_runtime.router.router import Router
@@ -148,7 +148,7 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
         context = context_of(request)
         worth = [told for told in context.told if told.worth_telling]
         reply = error_reply(error, context.edge({}) if worth else None)
-        if reply.status >= 500 and not isinstance(error, CapacityError):
+        if reply.status >= 500 and not isinstance(error, CapacityError | UsageError):
             log.exception(
                 "request failed",
                 action="request_failed",

@@ -67,9 +67,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         read_fields(request, data, ChatBody)
         raise UsageError("model must be a name", param="model")
     plan = services.plan(name, context.wishes)
-    if plan.plain and services.router.exact is None and services.router.semantic is None:
+    formed = plan.configured and data.get("response_format") is not None
+    caching = services.router.exact is not None or services.router.semantic is not None
+    if plan.plain and not formed and not caching:
         return await _plainly(request, data, plan)
-    if plan.plain:
+    if plan.plain and not formed:
         read_fields(request, data, ChatBody)  # what is refused without a cache is refused with one
     course = ChatCourse(request, services, context, plan, read_asked(request, data, plan))
     return await course.run()

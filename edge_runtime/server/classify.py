@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import structlog
 from aiohttp import web
 from pydantic import Field
 
@@ -24,12 +25,19 @@ from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.contract import Hit, Ticket
 from edge_runtime.cache.key import Question, cache_key
 from edge_runtime.cache.policy import Use, parse_cache_control, use_for
-from edge_runtime.core import FloatArray, Kind, ModelInfo
+from edge_runtime.core import FloatArray, Kind, ModelInfo, RequestClass
 from edge_runtime.errors import CapacityError, EdgeError, UsageError
 from edge_runtime.ledger.energy.account import share
-from edge_runtime.ledger.rows import Status, Tokens
+from edge_runtime.ledger.rows import Purpose, Status, Tokens
 from edge_runtime.router.booking import Work
-from edge_runtime.router.contract import FrontierCall, FrontierError, FrontierWhy, Json, Reason
+from edge_runtime.router.contract import (
+    FrontierCall,
+    FrontierError,
+    FrontierWhy,
+    Json,
+    Policy,
+    Reason,
+)
 from edge_runtime.router.decide import Escalate, Keep, Refuse, Step, TryLocal
 from edge_runtime.router.escalate import classify_body, label_problem, read_label
 from edge_runtime.router.plan import Plan
@@ -42,6 +50,8 @@ from edge_runtime.server.offload import offload
 from edge_runtime.server.prompts import OneInput, fit, split_inputs, to_tokens
 from edge_runtime.server.replies import json_reply
 from edge_runtime.stats.scores import classifier_scores, softmax
+
+log: Final = structlog.get_logger("edge_runtime.server")
 
 DEFAULT_TOP_K = 5
 LABEL_TOKENS = 64
@@ -321,6 +331,56 @@ class ClassifyCourse:
             item.answer["out_of_scope"] = True
         self._remember(item, item.answer)
         self._watch_escalated(item, reason, said.label)
+        if self.plan.rules.policy is Policy.SHADOW:
+            self._shadow(item, said.label)
+
+    def _shadow(self, item: _Item, frontier: str) -> None:
+        """Let the first local model try beside the frontier, in the background, and compare."""
+        info, tokens = self.infos[0], item.tokens.get(0)
+        if info is None or tokens is None:
+            return
+        services, context, payer = self.services, self.context, item.case.told.bill.payer
+        attempts, where = (
+            item.case.told.bill.attempts,
+            self._where(item, self.plan.task_of(info.name)),
+        )
+
+        async def run() -> None:
+            batch = RequestClass.BATCH
+            started_s = services.clock()
+            try:
+                logits = await services.host.encode(info.name, [tokens], request_class=batch)
+            except EdgeError as error:
+                log.warning("shadow failed", action="shadow_failed", reason=str(error))
+                return
+            busy_s = services.metrics.encoder_seconds(info.name, len(tokens))
+            taken_us = round((services.clock() - started_s) * 1e6)
+            row = services.router.till.local_row(
+                payer,
+                info,
+                Work(Tokens(len(tokens)), min(round(busy_s * 1e6), taken_us), taken_us),
+                attempt=attempts,
+                reason=str(Reason.SHADOW),
+                purpose=Purpose.SHADOW,
+            )
+            services.router.till.append(row)
+            watch = services.router.watch
+            if watch is not None:
+                local = ranked(logits, info, 1)[0]["label"]
+                watch.compared(
+                    Compared(
+                        where=where,
+                        request_id=payer.request_id,
+                        certificate="",
+                        model_digest=info.model_digest,
+                        score=None,
+                        local=local,
+                        frontier=frontier,
+                        how=HowToCompare.LABEL,
+                    )
+                )
+
+        services.router.background("shadow", run())
 
     # the cache
 

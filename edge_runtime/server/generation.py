@@ -170,7 +170,8 @@ async def respond_collected(
     body = collected.body()
     ending.done(figures, services.clock())
     await _settled(context)
-    ending.answered(body, ())
+    if context.keeps_answers:
+        ending.answered(body, ())
     return json_reply({**body, "edge": context.edge(_timings(services, context, figures))})
 
 
