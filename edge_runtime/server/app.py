@@ -33,6 +33,7 @@ from edge_runtime.server.replies import error_reply
 from edge_runtime.server.status import get_health, get_metrics, get_model, list_models
 from edge_runtime.server.tasks import purge_cache, task_outcome
 from edge_runtime.server.tokens import detokenize, tokenize
+from edge_runtime.server.watching import clear_alarm, get_watch
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -54,6 +55,8 @@ def routes() -> list[web.RouteDef]:
         web.get("/v1/models/{model}", get_model),
         web.post("/v1/tasks/{id}/outcome", task_outcome),
         web.post("/v1/cache/purge", purge_cache),
+        web.get("/v1/watch", get_watch),
+        web.post("/v1/watch/clear", clear_alarm),
         web.post("/tokenize", tokenize),
         web.post("/detokenize", detokenize),
         web.get("/health", get_health),

@@ -49,6 +49,8 @@ async def task_outcome(request: web.Request) -> web.StreamResponse:
     )
     # told only once it is on the disk: an outcome is what savings are divided by
     await asyncio.wrap_future(till.ledger.outcome(outcome))
+    said = "resolved" if body.resolved else "unresolved"
+    services.router.metrics.count("edge_task_outcomes_total", said)
     return json_reply({"task_id": task_id, "resolved": body.resolved, "source": body.source})
 
 

@@ -87,14 +87,11 @@ def json_label(label: str) -> Callable[[Body], Scripted]:
 
 def models() -> list[Any]:
     """The fake host's models; classifiers may escalate, generators are greedy."""
-    found = []
-    for info in fake_models():
-        if info.kind is Kind.CLASSIFY:
-            info = replace(info, escalation=LABELS)
-        elif info.kind is Kind.GENERATE:
-            info = replace(info, default_params={"temperature": 0.0})
-        found.append(info)
-    return found
+    changes = {
+        Kind.CLASSIFY: {"escalation": LABELS},
+        Kind.GENERATE: {"default_params": {"temperature": 0.0}},
+    }
+    return [replace(info, **changes.get(info.kind, {})) for info in fake_models()]
 
 
 @dataclass

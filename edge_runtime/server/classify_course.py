@@ -1,0 +1,403 @@
+"""Classification with something to decide: every input is a question of its own.
+
+Rules
+- Inputs of one request are decided one by one: some may be answered here, others escalate. The
+  rows of a request with several inputs carry its id and `#` with the input's number.
+- Questions that are at the same rung of the ladder run as one batch.
+- What a frontier says must name a label of the bundle, or out of scope where the bundle maps that;
+  anything else is refused and asked elsewhere, or answered here as degraded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from edge_runtime.cache.answers import Answer
+from edge_runtime.cache.contract import Hit, Ticket
+from edge_runtime.cache.key import Question, cache_key
+from edge_runtime.cache.policy import Use, parse_cache_control, use_for
+from edge_runtime.core import Kind, ModelInfo
+from edge_runtime.errors import CapacityError, EdgeError, UsageError
+from edge_runtime.ledger.energy.account import share
+from edge_runtime.ledger.rows import Status, Tokens
+from edge_runtime.router.booking import Work
+from edge_runtime.router.contract import (
+    FrontierCall,
+    FrontierError,
+    FrontierWhy,
+    Json,
+    Policy,
+    Reason,
+)
+from edge_runtime.router.decide import Escalate, Keep, Refuse, Step, TryLocal
+from edge_runtime.router.escalate import classify_body, label_problem, read_label
+from edge_runtime.router.plan import Plan
+from edge_runtime.router.router import Case, fault_of
+from edge_runtime.server import classify_watch
+from edge_runtime.server.classify_entry import (
+    DEFAULT_TOP_K,
+    LABEL_TOKENS,
+    NEVER_KEPT,
+    NO_USE,
+    ClassifyBody,
+    ranked,
+    since_ms,
+)
+from edge_runtime.server.context import RequestContext, Services
+from edge_runtime.server.encoders import too_long, work_of
+from edge_runtime.server.offload import offload
+from edge_runtime.server.prompts import OneInput, fit, split_inputs, to_tokens
+from edge_runtime.server.replies import json_reply
+from edge_runtime.stats.scores import classifier_scores
+
+
+@dataclass(slots=True)
+class Item:
+    """One input on its way."""
+
+    index: int
+    text: str
+    case: Case
+    tokens: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    answers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    reply: dict[str, Any] | None = None
+    use: Use = NO_USE
+    ticket: Ticket | None = None
+    answer: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class ClassifyCourse:
+    """See the module. One a request."""
+
+    request: web.Request
+    services: Services
+    context: RequestContext
+    plan: Plan
+    body: ClassifyBody
+    items: list[Item] = field(default_factory=list)
+    infos: list[ModelInfo | None] = field(default_factory=list)
+    token_count: int = 0
+
+    async def run(self) -> web.StreamResponse:
+        """Answer, or raise what the caller is told."""
+        router = self.services.router
+        try:
+            await self._open()
+            while undecided := [item for item in self.items if item.answer is None]:
+                await self._round(undecided)
+            for item in self.items:
+                await item.case.told.bill.settled()
+        finally:
+            for item in self.items:
+                item.case.told.bill.cancel()
+                router.account(item.case.told, self.plan.endpoint)
+        return self._reply()
+
+    async def _open(self) -> None:
+        limit = self.services.settings.server.max_inputs_per_request
+        inputs = split_inputs(self.body.input, param="input", limit=limit)
+        router, alone = self.services.router, len(inputs) == 1
+        errors = self._models()
+        for index, one in enumerate(inputs):
+            payer = self.context.payer(self.plan, None if alone else index)
+            case = router.open_case(self.plan, router.told(payer))
+            item = Item(index, self._text(one), case)
+            self.items.append(item)
+            self.context.told.append(case.told)
+            for rung, info in enumerate(self.infos):
+                case.rung(info, error=errors.get(rung))
+        await self._tokenise(inputs)
+        for item in self.items:
+            self._look_up(item)
+
+    def _models(self) -> dict[int, Exception]:
+        """The ladder's models, and why some of them cannot be tried."""
+        errors: dict[int, Exception] = {}
+        for rung, name in enumerate(self.plan.ladder):
+            info: ModelInfo | None = None
+            try:
+                info = self.services.model(name, Kind.CLASSIFY)
+            except (UsageError, CapacityError) as error:
+                errors[rung] = error
+            self.infos.append(info)
+        self.context.info = next((one for one in self.infos if one is not None), None)
+        if self.context.info is None:
+            # labels come from a bundle: without one there is nothing a frontier could be asked
+            raise next(iter(errors.values()), _no_labels(self.plan))
+        return errors
+
+    def _text(self, one: OneInput) -> str:
+        if isinstance(one, str):
+            return one
+        assert self.context.info is not None
+        return self.services.host.codec(self.context.info.name).decode(one)
+
+    async def _tokenise(self, inputs: Sequence[OneInput]) -> None:
+        for rung, info in enumerate(self.infos):
+            if info is None:
+                continue
+            codec = self.services.host.codec(info.name)
+            lists = await to_tokens(codec, inputs, info, "input")
+            cut_to = self.body.limit(info)
+            pairs = list(zip(self.items, inputs, lists, strict=True))
+            _refuse_empty(lists)
+            if cut_to is None:
+                self._take_fitting(rung, info, lists)
+                continue
+            cut = await offload(
+                lambda codec=codec, cut_to=cut_to, pairs=pairs: [  # type: ignore[misc]
+                    fit(codec, one, tokens, cut_to) for _, one, tokens in pairs
+                ],
+                chars=sum(len(one) for _, one, tokens in pairs if len(tokens) > cut_to),
+            )
+            for item, tokens in zip(self.items, cut, strict=True):
+                item.tokens[rung] = tokens
+
+    def _take_fitting(self, rung: int, info: ModelInfo, lists: Sequence[Sequence[int]]) -> None:
+        """Inputs that are too long for a model are not tried there."""
+        for item, tokens in zip(self.items, lists, strict=True):
+            error = too_long(item.index, tokens, info)
+            if error is None:
+                item.tokens[rung] = tuple(tokens)
+            elif self.plan.plain:
+                raise error
+            else:
+                item.case.failed(rung, Reason.CONTEXT_TOO_LONG, error)
+
+    async def _round(self, undecided: Sequence[Item]) -> None:
+        """One step for every question that has no answer yet; batches run as one."""
+        steps: list[tuple[Item, Step]] = [(item, item.case.next()) for item in undecided]
+        for _, step in steps:
+            if isinstance(step, Refuse):
+                refused = next(item for item, one in steps if one is step)
+                raise refused.case.refusal(step)
+        for item, step in steps:
+            if isinstance(step, Keep):
+                self._keep(item, step)
+        rungs = sorted({step.rung for _, step in steps if isinstance(step, TryLocal)})
+        for rung in rungs:
+            batch = [item for item, one in steps if isinstance(one, TryLocal) and one.rung == rung]
+            await self._try(rung, batch)
+        escalating = [(item, one.reason) for item, one in steps if isinstance(one, Escalate)]
+        if escalating:
+            places = asyncio.Semaphore(self.services.router.settings.max_concurrent_escalations)
+            async with asyncio.TaskGroup() as group:
+                for item, reason in escalating:
+                    group.create_task(self._escalate(item, reason, places))
+
+    # the local models
+
+    async def _try(self, rung: int, batch: Sequence[Item]) -> None:
+        info = self.infos[rung]
+        assert info is not None
+        tokens = [item.tokens[rung] for item in batch]
+        try:
+            logits = await self.services.host.encode(
+                info.name, tokens, request_class=self.context.request_class
+            )
+        except EdgeError as error:
+            self._failed(rung, batch, error)
+            return
+        self.token_count += sum(len(one) for one in tokens)
+        works = self._works(info, tokens)
+        entries = ranked(logits, info, self.body.top_k)
+        for at, (item, entry, work) in enumerate(zip(batch, entries, works, strict=True)):
+            holding = item.case.certificate_at(rung)
+            score: float | None = None
+            if holding is not None and holding.known is not None:
+                name = holding.known.certificate.score.name
+                score = float(classifier_scores(name, logits[at : at + 1])[0])
+            task = self.plan.task_of(info.name)
+            item.case.told.bill.local(info, work, rung=rung, score=score, task=task)
+            item.case.answered(rung, score)
+            item.answers[rung] = entry
+
+    def _works(self, info: ModelInfo, tokens: Sequence[Sequence[int]]) -> list[Work]:
+        """A batch's work, shared among its inputs by their tokens."""
+        whole = work_of(self.services, self.context, info, tokens)
+        counts = [len(one) for one in tokens]
+        busy = share(whole.busy_us, counts)
+        return [
+            Work(Tokens(count), part, whole.duration_us)
+            for count, part in zip(counts, busy, strict=True)
+        ]
+
+    def _failed(self, rung: int, batch: Sequence[Item], error: Exception) -> None:
+        deadline_s = self.context.deadline_s
+        late = deadline_s is not None and self.services.clock() >= deadline_s
+        fault = fault_of(error, late=late)
+        if fault is None or self.plan.plain:
+            raise error
+        for item in batch:
+            if fault is Reason.LOCAL_FAULT:
+                info = item.case.info(rung)
+                work = Work(Tokens(len(item.tokens[rung])), 0, self._since_us())
+                item.case.told.bill.local(info, work, rung=rung, status=Status.ERROR)
+            item.case.failed(rung, fault, error)
+
+    def _keep(self, item: Item, step: Keep) -> None:
+        item.case.kept(step)
+        item.answer = item.answers[step.rung]
+        if step.reason not in NEVER_KEPT:
+            self._remember(item, item.answer)
+        classify_watch.kept(self, item, step)
+
+    # the frontiers
+
+    def call(self, item: Item, reason: Reason) -> FrontierCall | None:
+        info = self.context.info
+        if info is None or info.escalation is None:
+            return None
+        escalation, labels = info.escalation, info.labels
+
+        def accept(body: Json) -> str | None:
+            return label_problem(escalation, labels, body)
+
+        return item.case.call(
+            classify_body(escalation, labels, item.text),
+            reason,
+            max_output_tokens=escalation.max_output_tokens or LABEL_TOKENS,
+            deadline_s=self.context.deadline_s,
+            accept=accept,
+        )
+
+    async def _escalate(self, item: Item, reason: Reason, places: asyncio.Semaphore) -> None:
+        frontiers = self.services.router.frontiers
+        assert frontiers is not None, "escalated without frontiers"
+        item.case.escalating(reason)
+        call = self.call(item, reason)
+        info = self.context.info
+        assert info is not None
+        if call is None or info.escalation is None:
+            item.case.frontier_failed(_no_way(info))
+            return
+        try:
+            async with places:
+                reply = await frontiers.complete(call)
+        except FrontierError as error:
+            item.case.frontier_failed(error)
+            return
+        said = read_label(info.escalation, info.labels, reply.body)
+        item.case.escalated(reason, reply)
+        self.token_count += 0 if item.answers else len(item.tokens.get(0, ()))
+        item.answer = {"label": said.label, "score": None, "labels": []}
+        if said.out_of_scope:
+            item.answer["out_of_scope"] = True
+        self._remember(item, item.answer)
+        classify_watch.escalated(self, item, reason, said.label)
+        if self.plan.rules.policy is Policy.SHADOW:
+            classify_watch.shadow(self, item, said.label)
+
+    # the cache
+
+    def _look_up(self, item: Item) -> None:
+        router, told, info = self.services.router, item.case.told, self.context.info
+        directives = parse_cache_control(self.request.headers.get("Cache-Control"))
+        item.use = use_for({}, directives, ttl_s=router.exact_ttl_s, deterministic_by_nature=True)
+        if router.exact is not None and info is not None and (item.use.read or item.use.keep):
+            question = self._question(item, info)
+            found = router.look_up(question, item.use)
+            told.cache = "hit" if isinstance(found, Hit) else "miss"
+            told.cache_key = cache_key(question).hex()
+            if isinstance(found, Hit):
+                self._from_cache(item, found, info)
+                return
+            item.ticket = found
+        if item.use.only_if_cached:
+            raise UsageError("nothing is kept for this request", code="not_cached", status=504)
+
+    def _question(self, item: Item, info: ModelInfo) -> Question:
+        holding = item.case.holdings[0]
+        fields = {
+            "model": self.body.model,
+            "input": item.text,
+            "top_k": self.body.top_k or DEFAULT_TOP_K,
+            "cut": [self.body.truncate, self.body.truncate_prompt_tokens],
+            "edge": {
+                "endpoint": self.plan.endpoint,
+                "policy": str(self.plan.rules.policy),
+                "trust": str(item.case.ladder[0].trust),
+                "certificate": None if holding.known is None else holding.known.digest,
+            },
+        }
+        return Question("classify", info.model_digest, item.case.told.bill.payer.tenant, fields)
+
+    def _from_cache(self, item: Item, hit: Hit, info: ModelInfo) -> None:
+        answer = hit.answer
+        row = item.case.told.bill.cache_row(
+            by=answer.answered_by,
+            model_digest=info.model_digest,
+            tokens=Tokens(answer.tokens_in, 0, answer.tokens_out),
+            saved_nano=answer.saved_nano,
+            duration_us=self._since_us(),
+            reason=str(Reason.CACHED),
+        )
+        item.case.from_cache(Reason.CACHED, row, by=answer.answered_by)
+        item.answer = dict(answer.body)
+        self.token_count += answer.tokens_in
+
+    def _remember(self, item: Item, entry: Mapping[str, Any]) -> None:
+        if item.ticket is None or not item.use.keep:
+            return
+        told, tag = item.case.told, self.context.wishes.tag
+        answer = Answer(
+            body=entry,
+            tokens_in=len(next(iter(item.tokens.values()), ())),
+            saved_nano=told.bill.cost_nano,
+            answered_by=told.answered_by,
+            tags=frozenset({tag} if tag else ()),
+        )
+        self.services.router.keep(item.ticket, answer, item.use)
+
+    # writing
+
+    def _reply(self) -> web.Response:
+        data = []
+        for item in self.items:
+            assert item.answer is not None
+            entry = {"index": item.index, **item.answer}
+            if len(self.items) > 1:
+                entry["edge"] = item.case.told.body()
+            data.append(entry)
+        edge = self.context.edge({"total_ms": since_ms(self.services, self.context)})
+        usage = {"prompt_tokens": self.token_count, "total_tokens": self.token_count}
+        return json_reply(
+            {
+                "object": "list",
+                "model": self.body.model,
+                "data": data,
+                "usage": usage,
+                "edge": edge,
+            }
+        )
+
+    def _since_us(self) -> int:
+        return max(0, round((self.services.clock() - self.context.arrival_s) * 1e6))
+
+
+def _refuse_empty(lists: Sequence[Sequence[int]]) -> None:
+    for index, tokens in enumerate(lists):
+        if not tokens:
+            raise UsageError(f"input {index} gives no tokens: send some text", param="input")
+
+
+def _no_labels(plan: Plan) -> UsageError:
+    return UsageError(
+        f"{plan.asked} has no local classifier whose labels could be asked for; "
+        "use /v1/chat/completions",
+        param="model",
+        code="wrong_model_kind",
+    )
+
+
+def _no_way(info: ModelInfo) -> FrontierError:
+    return FrontierError(
+        FrontierWhy.NONE_CONFIGURED,
+        f"the bundle of {info.name} has no section `escalation`: nobody can be asked its labels",
+    )
