@@ -73,28 +73,38 @@ class Worker:
         """Do one action to its end."""
         item = record.item
         try:
-            match action:
-                case ActionKind.VERIFY:
-                    return await self._verify(item, now_s)
-                case ActionKind.FETCH:
-                    return await self._fetch(item, sources, now_s)
-                case ActionKind.ACTIVATE:
-                    return await self._activate(item, now_s)
-                case ActionKind.REVERT:
-                    return await self._revert(item)
+            outcome = await self._do(action, item, sources, now_s)
         except EdgeError as error:
             outcome = explain(action, item, error)
         except OSError as error:
             outcome = TryAgain(DeferReason.DISK, FailureCode.DISK, str(error))
         except Exception as error:
             log.exception("the agent failed", action="agent_failed", item=item.key)
-            if action in (ActionKind.ACTIVATE, ActionKind.REVERT):
-                return Broken(f"a bug: {error!r}")
-            return GaveUp(FailureCode.INTERNAL, f"a bug: {error!r}")
-        log.warning(
-            "not done", action="agent_refused", item=item.key, step=str(action), why=str(outcome)
-        )
+            swaps = action in (ActionKind.ACTIVATE, ActionKind.REVERT)
+            why = f"a bug: {error!r}"
+            outcome = Broken(why) if swaps else GaveUp(FailureCode.INTERNAL, why)
+        if not isinstance(outcome, Done):
+            log.warning(
+                "not done",
+                action="agent_refused",
+                item=item.key,
+                step=str(action),
+                why=str(outcome),
+            )
         return outcome
+
+    async def _do(
+        self, action: ActionKind, item: WantItem, sources: tuple[str, ...], now_s: int | None
+    ) -> Outcome:
+        match action:
+            case ActionKind.VERIFY:
+                return await self._verify(item, now_s)
+            case ActionKind.FETCH:
+                return await self._fetch(item, sources, now_s)
+            case ActionKind.ACTIVATE:
+                return await self._activate(item, now_s)
+            case ActionKind.REVERT:
+                return await self._revert(item)
 
     def folder(self, item: WantItem) -> Path:
         """Where the download of an item grows."""
