@@ -267,6 +267,12 @@ SPECS: tuple[MetricSpec, ...] = (
         "edge_cost_total", "currency", ("tier",), "Money of attempts, in the price list's currency."
     ),
     _counter(
+        "edge_task_outcomes_total",
+        "tasks",
+        ("outcome",),
+        "Outcomes that callers told: `resolved` or `unresolved`; one told twice counts twice.",
+    ),
+    _counter(
         "edge_saved_total", "currency", (), "Money that cache hits would have cost to make again."
     ),
     _counter("edge_joules_total", "joules", ("source",), "Energy of attempts, by its source."),
@@ -296,4 +302,25 @@ SPECS: tuple[MetricSpec, ...] = (
         ("state",),
         "Certificates the box could read (`known`), and files it refused (`refused`).",
     ),
+    _counter(
+        "edge_drift_alarms_total",
+        "alarms",
+        ("task", "signal", "method"),
+        "Drift alarms by what moved (`escalation`, `scores`, `tokens`, `audit`) and by which rule "
+        "saw it (`cusum`, `e-process`).",
+    ),
+    _counter(
+        "edge_watch_events_total",
+        "events",
+        ("event",),
+        "What the watch told: `alarm`, `cleared`, `trial-promote`, `trial-revert`.",
+    ),
+    _counter(
+        "edge_audits_total",
+        "audits",
+        ("task", "result"),
+        "Kept answers held against a frontier: `agreed`, `differed`; or `unreadable`, `failed`, "
+        "`dropped` where nothing came of it.",
+    ),
+    _gauge("edge_audits_waiting", "audits", (), "Audits and trial pairs that wait for a frontier."),
 )
