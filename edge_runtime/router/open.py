@@ -43,8 +43,10 @@ from edge_runtime.router.plan import Directory
 from edge_runtime.router.router import Router
 from edge_runtime.router.settings import BudgetSettings, EnergySettings
 from edge_runtime.router.trust import CertificateBook
+from edge_runtime.router.watch.meter import MeteredListener
 from edge_runtime.router.watch.state import FileWatchStore
-from edge_runtime.router.watch.watch import Surroundings, Watch
+from edge_runtime.router.watch.surroundings import Surroundings
+from edge_runtime.router.watch.watch import Watch
 
 log: Final = structlog.get_logger("edge_runtime.router")
 
@@ -241,7 +243,12 @@ async def _open_watch(
     if settings.certificates.directory is None or router.frontiers is None:
         return
     store = FileWatchStore(settings.store.path / WATCH_FILE)
-    around = Surroundings(ledger=router.till.ledger, digest_of=digest_of, clock=router.till.now_us)
+    around = Surroundings(
+        ledger=router.till.ledger,
+        digest_of=digest_of,
+        listener=MeteredListener(router.metrics),
+        clock=router.till.now_us,
+    )
     watch = Watch(settings.watch, router.frontiers, store, around)
     await stack.enter_async_context(watch.running())
     router.watch = watch

@@ -194,6 +194,21 @@ class Outcome(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TrialState:
+    """Counts of one trial. `trial` names model, candidate and both digests."""
+
+    trial: str
+    model: str
+    candidate: str
+    pairs: int = 0
+    losses: int = 0
+    wins: int = 0
+    unjudged: int = 0
+    outcome: Outcome = Outcome.CONTINUE
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """A watch found what it looks for. `suspends` the certificate, or only tells, by settings."""
 
@@ -301,6 +316,14 @@ class WatchLike(Protocol):
 
     def clear(self, certificate: str, by: str) -> bool:
         """An operator takes an alarm back; the watches start again. False: there was none."""
+        ...
+
+    def alarms(self) -> Sequence[Alarm]:
+        """Alarms that stand."""
+        ...
+
+    def trials(self) -> Sequence[TrialState]:
+        """Every trial that is remembered, oldest first."""
         ...
 
     def slices(self) -> Sequence[SliceRow]:

@@ -157,7 +157,7 @@ class DriftWatch:
                 epoch=self.audit.epoch_audits,
                 # As seldom as the other signals, counted in requests.
                 between=max(1000.0, self.drift.cusum_false_alarm_requests * self.audit.share),
-                ),
+            ),
         )
 
     def _look(self, signal: Signal, bank: BettingBank | None, at_us: int) -> Alarm | None:

@@ -18,10 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_runtime.bundle.files import Files, RealFiles, make_dirs, write_atomically
 from edge_runtime.errors import ConfigError
-from edge_runtime.router.watch.contract import Terms
+from edge_runtime.router.watch.contract import Terms, TrialState
 from edge_runtime.router.watch.drift import CertificateState
 from edge_runtime.router.watch.slices import Counts
-from edge_runtime.router.watch.trial import TrialState
 
 STATE_FILE = Path("watch") / "state.json"  # below the store
 MAX_STATE_BYTES = 64 << 20

@@ -15,25 +15,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_runtime.router.watch.compare import same_answer
-from edge_runtime.router.watch.contract import HowToCompare, Outcome, Side, TrialPlan
+from edge_runtime.router.watch.contract import (
+    HowToCompare,
+    Outcome,
+    Side,
+    TrialPlan,
+    TrialState,
+)
 from edge_runtime.router.watch.settings import TrialSettings
 from edge_runtime.stats.sprt import PairedSprt
 from edge_runtime.stats.verdict import Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class TrialState:
-    """Counts of one trial. `trial` names model, candidate and both digests."""
-
-    trial: str
-    model: str
-    candidate: str
-    pairs: int = 0
-    losses: int = 0
-    wins: int = 0
-    unjudged: int = 0
-    outcome: Outcome = Outcome.CONTINUE
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from edge_runtime.router.watch.contract import AuditEnd, Outcome, Pair, TrialPlan
+from edge_runtime.router.watch.contract import AuditEnd, Outcome, Pair, TrialPlan, TrialState
 from edge_runtime.router.watch.judge import Judge, Question
 from edge_runtime.router.watch.settings import TrialSettings
 from edge_runtime.router.watch.trial import (
     Judged,
-    TrialState,
     after_pair,
     judged_alone,
     judged_by,

@@ -39,6 +39,7 @@ from edge_runtime.router.watch.contract import (
     SliceRow,
     Terms,
     TrialPlan,
+    TrialState,
     WatchEvent,
 )
 from edge_runtime.router.watch.drift import DriftWatch
@@ -47,7 +48,6 @@ from edge_runtime.router.watch.settings import WatchSettings
 from edge_runtime.router.watch.slices import DIMENSIONS, Labels, Slices, labels_of
 from edge_runtime.router.watch.state import Watched, WatchState, WatchStore, read_state
 from edge_runtime.router.watch.surroundings import Surroundings
-from edge_runtime.router.watch.trial import TrialState
 from edge_runtime.router.watch.trial_book import TrialBook
 
 log = structlog.get_logger("edge_runtime.watch")

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from edge_runtime.router.watch.contract import HowToCompare, Outcome, Side
+from edge_runtime.router.watch.contract import HowToCompare, Outcome, Side, TrialState
 from edge_runtime.router.watch.settings import TrialSettings, WatchSettings
 from edge_runtime.router.watch.trial import (
     Judged,
-    TrialState,
     after_pair,
     judged_alone,
     judged_by,
