@@ -156,11 +156,18 @@ def _refusal(message: str, names: tuple[tuple[str, type], ...]) -> ExpressionErr
     line, column, reason = int(found[1]), int(found[2]), found[3].removesuffix(" (in container '')")
     reason = reason.removesuffix(" [INVALID_ARGUMENT]")
     if reason.startswith("undeclared reference"):
+        column -= _from_its_start(reason)
         known = ", ".join(name for name, _ in names)
         reason = f"{reason}; known here: {known or 'no names'}"
     elif "double" in reason and "int" in reason:
         reason = f"{reason}; write fractions with a point (2.0) or convert with double()"
     return ExpressionError(reason, line=line, column=column)
+
+
+def _from_its_start(reason: str) -> int:
+    """How far the place of an unknown name lies behind its start: CEL names the last dot."""
+    name = reason.split("'")[1]
+    return len(name.rpartition(".")[0])
 
 
 def _mentioned(text: str, names: Mapping[str, type]) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,7 +31,21 @@ def postgresql() -> Iterator[Callable[[], str]]:
                 connection.execute(f"CREATE DATABASE {name} STRATEGY file_copy")
             return f"postgresql://fleet@127.0.0.1:{port}/{name}"
 
+        _await_start(f"postgresql://fleet@127.0.0.1:{port}/postgres")
         yield create
+
+
+def _await_start(url: str) -> None:
+    """It listens a moment before it is ready."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            psycopg.connect(url).close()
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -13,6 +13,7 @@ from fleet.db.database import Database, open_database
 from fleet.expr import ExpressionError
 from fleet.registry import audit, boxes, groups, reports, tokens, wants
 from fleet.registry.selection import compile_target, select_boxes
+from fleet.registry.summary import summarise
 from fleet.registry.tokens import MAY, Permission, Role
 from tests.support.fleet import LIMITS, NOW_S, have, item
 
@@ -171,7 +172,12 @@ def test_silence_is_noticed_without_any_message(
         reports.apply_have(connection, "acme~box-1", have(), now_s=NOW_S)
         return boxes.get(connection, "acme~box-1", now_s=NOW_S + after_s, limits=LIMITS)
 
-    assert database.write_now(work).health is health
+    box = database.write_now(work)
+    counted = database.read_now(
+        lambda connection: summarise(connection, now_s=NOW_S + after_s, limits=LIMITS)
+    )
+    assert box.health is health
+    assert counted.health[health] == 1
 
 
 def test_a_revoked_box_is_not_listened_to(database: Database) -> None:

@@ -41,7 +41,7 @@ def test_the_answer_follows_the_values(text: str, values: dict[str, object], ans
     [
         ("rams_bytes > 4", 1, 1, "undeclared reference to 'rams_bytes'"),
         ("ram_bytes > 4 &&\n  nope", 2, 3, "undeclared reference to 'nope'"),
-        ("canary.crash > 0.1", 1, 7, "undeclared reference to 'canary.crash'"),
+        ("canary.crash > 0.1", 1, 1, "undeclared reference to 'canary.crash'"),
         ("ram_bytes >", 1, 12, "Syntax error"),
         ("ram_bytes > 'four'", 1, 11, "no matching overload"),
         ("canary.crash_rate > 1", 1, 19, "write fractions with a point"),
