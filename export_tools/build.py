@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edge_runtime import __version__
 from edge_runtime.bundle.canonical import canonical_bytes
+from edge_runtime.bundle.escalation import Escalation
 from edge_runtime.bundle.manifest import SCHEMA, Manifest, Sampling
 from edge_runtime.bundle.pack import pack
 from edge_runtime.core import Kind
@@ -67,7 +68,8 @@ class Request:
     """What to export. `task` is for encoders: embed or classify (default: by the checkpoint).
     `max_context` caps a decoder's context in tokens. `limits` replace limits of the gate by name.
     `golden` are inputs whose answers every box must give; `max_output_tokens` caps answers.
-    `sampling` replaces defaults of the checkpoint's generation config by name.
+    `sampling` replaces defaults of the checkpoint's generation config by name. `escalation` says
+    how requests go to a frontier and come back.
     """
 
     checkpoint: Path
@@ -80,6 +82,7 @@ class Request:
     golden: Sequence[GoldenInput] = ()
     max_output_tokens: int | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
+    escalation: Escalation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ def build(
         tokenizer = metadata.copy_tokenizer(directory)
         document["tokenizer"] = tokenizer.model_dump(mode="json")
         document.update(_generate_sections(request, metadata, model.kind, directory))
+        if request.escalation is not None:
+            document["escalation"] = escalation_section(request.escalation)
         document["golden"] = golden_sections(
             model.kind,
             request.golden,
@@ -243,6 +248,11 @@ def _generate_sections(
     if template is not None:
         sections["chat_template"] = template.model_dump(mode="json")
     return sections
+
+
+def escalation_section(escalation: Escalation) -> dict[str, Any]:
+    """The manifest's section, without what was left out."""
+    return escalation.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
 
 def _variant(draft: VariantDraft) -> dict[str, object]:

@@ -104,6 +104,7 @@ def _from_recipe(
         golden=recipe.golden,
         max_output_tokens=recipe.max_output_tokens,
         sampling=recipe.sampling.stated(),
+        escalation=recipe.escalation,
     )
 
 

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edge_runtime.bundle.escalation import Escalation
 from edge_runtime.bundle.manifest import Name, Sha256
 from edge_runtime.errors import BundleError, TransportError, UsageError
 from export_tools.golden import GoldenInput
@@ -80,6 +81,7 @@ class Recipe(_Table):
     sampling: SamplingDefaults = SamplingDefaults()
     gate: dict[str, float] = Field(default_factory=dict)
     golden: tuple[GoldenInput, ...] = ()
+    escalation: Escalation | None = None
     train: dict[str, Any] | None = None
 
     @property
