@@ -42,7 +42,8 @@ EXAMPLE_PRICE = FrontierPrice(2_500_000, 250_000, 10_000_000)  # 2.50, 0.25, 10.
 class StandIn:
     """The server. `behaviour` may be replaced at any time; `meter` is the bill.
 
-    `busy` and `idle` are set while there are calls in progress, and while there are none.
+    `busy` and `idle` are set while there are calls in progress, and while there are none;
+    `peers` are the connections that calls came over.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class StandIn:
         self.calls = 0
         self.active = 0
         self.most_active = 0
+        self.peers: set[str] = set()
         self.busy, self.idle = asyncio.Event(), asyncio.Event()
         self.idle.set()
         self._api_key = api_key
@@ -88,6 +90,8 @@ class StandIn:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.calls += 1
+        if request.transport is not None:
+            self.peers.add(str(request.transport.get_extra_info("peername")))
         self.active += 1
         self.most_active = max(self.most_active, self.active)
         self.busy.set()

@@ -3,8 +3,8 @@
 Rules
 - Everything taken is given back in reverse, however the try ends: answer, refusal, timeout, a
   caller who went away, a bug.
-- A try that was sent is one row of the ledger, also when it failed; one that could not start
-  (no place, no money, breaker) is none.
+- A try that began is one row of the ledger, also when it failed; one that could not begin (no
+  place, no money, breaker) is none.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from edge_runtime.router.frontier.verdict import (
     BROKE_OFF,
     CANCELLED,
     PAST_DEADLINE,
+    PAST_DEADLINE_AND_SLOW,
     Billed,
     Verdict,
     no_money,
@@ -97,7 +98,10 @@ class Try:
             async with asyncio.timeout(max(0.0, wait_s)):
                 yield
         except TimeoutError as error:
-            raise TryFailed(PAST_DEADLINE if pressed else late) from error
+            if pressed:
+                slow = self.clock() - self.started_s >= self.lane.settings.deadline_failure_s
+                late = PAST_DEADLINE_AND_SLOW if slow else PAST_DEADLINE
+            raise TryFailed(late) from error
         finally:
             self.waited_s += self.clock() - before_s
 

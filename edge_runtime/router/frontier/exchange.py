@@ -26,6 +26,7 @@ from edge_runtime.router.frontier.transport import (
     BrokenOffError,
     NotSentError,
     Transport,
+    drain,
     read_all,
 )
 from edge_runtime.router.frontier.verdict import (
@@ -156,6 +157,7 @@ async def _chunks(one: Try, answer: Answer, gathered: Gathered) -> AsyncGenerato
             if data.strip() == DONE:
                 if not told:
                     raise EventError("a stream without an answer")
+                await drain(answer)
                 return
             chunk = _chunk(data)
             news = gathered.add(chunk)

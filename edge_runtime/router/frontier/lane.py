@@ -23,7 +23,7 @@ from edge_runtime.router.frontier.retry import RetryRules
 from edge_runtime.router.frontier.settings import FrontierSettings
 from edge_runtime.router.frontier.tokens import TokenRate, choices_of, prompt_bound, prompt_bytes
 from edge_runtime.router.frontier.transport import Target, check_ca_file
-from edge_runtime.router.frontier.trim import TrimRules, trim
+from edge_runtime.router.frontier.trim import Trimmed, TrimRules, trim
 from edge_runtime.router.frontier.verdict import BUSY, Health, Verdict
 
 MAX_KEY_BYTES = 16 * 1024
@@ -137,7 +137,9 @@ class Lane:
 
     def prepare(self, call: FrontierCall, *, stream: bool) -> Prepared:
         """Trim, name the model, cap the output, and know the worst case."""
-        trimmed = trim(call.body, self._trim)
+        trimmed = (
+            trim(call.body, self._trim) if self.settings.trim.active else Trimmed(call.body, 0)
+        )
         limits = [call.body[one] for one in _LIMIT_FIELDS if isinstance(call.body.get(one), int)]
         body = {key: value for key, value in trimmed.body.items() if key not in _LIMIT_FIELDS}
         body["model"] = self.settings.model

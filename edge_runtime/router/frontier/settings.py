@@ -142,6 +142,13 @@ class FrontierSettings(Section):
     total_timeout_s: float = Field(
         60.0, gt=0, le=7200, description="Longest a whole answer may take."
     )
+    deadline_failure_s: float = Field(
+        10.0,
+        gt=0,
+        le=7200,
+        description="A caller's deadline that ends a call after at least this long counts as a "
+        "failure of the frontier; a shorter one says nothing about it.",
+    )
     max_tries: int = Field(
         3, ge=1, le=20, description="Tries of one request at this frontier, the first included."
     )

@@ -27,6 +27,7 @@ from edge_runtime.errors import ConfigError, TransportError
 Sent = Callable[[], None]
 KEEPALIVE_S = 15.0  # shorter than servers keep idle connections: they must not close first
 DNS_CACHE_S = 60
+DRAIN_S = 0.05  # a new connection costs more
 
 
 class NotSentError(TransportError):
@@ -150,7 +151,7 @@ class HttpTransport:
         try:
             yield _HttpAnswer(response)
         finally:
-            if response.content.at_eof():
+            if response.content.is_eof():
                 response.release()
             else:
                 response.close()  # the frontier may stop; nobody reads on
@@ -193,6 +194,14 @@ def check_ca_file(path: str) -> None:
         ssl.create_default_context(cafile=path)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{path}: no certificates in PEM form: {error}") from error
+
+
+async def drain(answer: Answer) -> None:
+    """Let an answer end whose last word came, so that its connection can be used again."""
+    with contextlib.suppress(TimeoutError, BrokenOffError):
+        async with asyncio.timeout(DRAIN_S):
+            while await answer.piece():
+                pass
 
 
 async def read_all(answer: Answer, limit: int) -> bytes:

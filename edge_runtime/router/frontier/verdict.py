@@ -15,7 +15,7 @@ import enum
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -110,6 +110,7 @@ TOO_LARGE = Verdict(
     Repeat.NEXT,
     Billed.PERHAPS,
 )
+PAST_DEADLINE_AND_SLOW = replace(PAST_DEADLINE, health=Health.FAILURE)
 BUSY = Verdict(
     FrontierWhy.RATE_LIMITED,
     "has as many of our calls as the settings allow",

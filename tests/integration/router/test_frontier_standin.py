@@ -6,15 +6,23 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from benchmarks.frontier_answers import Behaviour, Oracle, read_table
 from benchmarks.frontier_standin import StandIn
@@ -267,6 +275,64 @@ async def test_a_wrong_key_is_no_reason_to_try_again(
                         await pool.complete(a_call(next(iter(table))))
                     assert "wrong-one" not in str(told.value)
             assert stand_in.calls == calls
+
+
+async def test_connections_are_used_again(table: Mapping[str, str]) -> None:
+    async with frontier(table) as (stand_in, pool, _):
+        for text in list(table)[:3]:
+            await pool.complete(a_call(text))
+            await streamed(pool, text)
+        assert stand_in.calls == 6
+        assert len(stand_in.peers) == 1
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A key and a certificate for 127.0.0.1 that it signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, SHA256())
+    )
+    pem, key_pem = folder / "cert.pem", folder / "key.pem"
+    pem.write_bytes(made.public_bytes(Encoding.PEM))
+    key_pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return pem, key_pem
+
+
+async def test_only_a_trusted_certificate_gets_the_prompt(
+    table: Mapping[str, str], tmp_path: Path
+) -> None:
+    pem, key_pem = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem, key_pem)
+    stand_in = StandIn(Oracle(table))
+    server = TestServer(stand_in.app(), scheme="https")
+    await server.start_server(ssl=context)
+    async with server:
+        url = str(server.make_url("/v1"))
+        for ca_file, answered in ((None, False), (pem, True)):
+            ledger = MemoryLedger(lambda: NOW_US)
+            given = {"big": settings(url, ca_file=ca_file, max_tries=1)}
+            async with FrontierPool(given, PRICES, ledger, wall_us=lambda: NOW_US) as pool:
+                if answered:
+                    await pool.complete(a_call(next(iter(table))))
+                    continue
+                with pytest.raises(FrontierError, match="certificate"):
+                    await pool.complete(a_call(next(iter(table))))
+                assert stand_in.calls == 0
+                assert ledger.attempts[0].money_source is MoneySource.NONE
+    assert stand_in.calls == 1
 
 
 async def test_nothing_follows_a_redirect_and_no_key_is_quoted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
@@ -36,6 +37,7 @@ from edge_runtime.router.frontier.memory import (
     says,
 )
 from edge_runtime.router.frontier.transport import BrokenOffError, NotSentError
+from edge_runtime.router.frontier.walk import Timing
 from tests.support.frontier import FakeTime, a_call
 
 FRONTIERS = ("first", "second")
@@ -45,10 +47,10 @@ def pool(
     answer: Callable[[Body], Scripted] | None = None,
     *,
     names: tuple[str, ...] = FRONTIERS,
-    time: FakeTime | None = None,
+    clock: FakeTime | None = None,
     **settings: Any,
 ) -> MemoryFrontiers:
-    timing = (time or FakeTime()).timing
+    timing = (clock or FakeTime()).timing
     answer = answer or (lambda body: says("yes", stream=body.get("stream", False)))
     return MemoryFrontiers(answer, names=names, timing=timing, settings=settings)
 
@@ -202,38 +204,38 @@ async def test_a_wrong_request_is_asked_of_nobody_else() -> None:
 
 
 async def test_what_passes_is_tried_again_with_jittered_waits() -> None:
-    time = FakeTime(draw=0.5)
+    clock = FakeTime(draw=0.5)
     answers = in_turn(fails(503), Scripted(before=NotSentError("no"), after_sent=False), says("x"))
-    frontiers = pool(answers, names=("big",), time=time, backoff_s=1.0)
+    frontiers = pool(answers, names=("big",), clock=clock, backoff_s=1.0)
     reply = await frontiers.complete(a_call())
     assert reply.tries == 3
-    assert time.slept == [0.5, 1.0]
+    assert clock.slept == [0.5, 1.0]
     assert [row.status for row in rows(frontiers)] == [Status.ERROR, Status.ERROR, Status.OK]
     assert [row.money_source for row in rows(frontiers)][:2] == [MoneySource.NONE] * 2
 
 
 async def test_a_pause_is_waited_out_when_nobody_else_could_answer() -> None:
-    time = FakeTime()
+    clock = FakeTime()
     frontiers = pool(
-        in_turn(fails(429, retry_after="3"), says("x")), names=("big",), time=time, backoff_s=1.0
+        in_turn(fails(429, retry_after="3"), says("x")), names=("big",), clock=clock, backoff_s=1.0
     )
     assert (await frontiers.complete(a_call())).tries == 2
-    assert time.slept == [pytest.approx(3.5, abs=0.01)]
+    assert clock.slept == [pytest.approx(3.5, abs=0.01)]
 
-    time = FakeTime()
-    frontiers = pool(by_model(first=fails(429, retry_after="3"), second=says("x")), time=time)
+    clock = FakeTime()
+    frontiers = pool(by_model(first=fails(429, retry_after="3"), second=says("x")), clock=clock)
     assert (await frontiers.complete(a_call())).frontier == "second"
-    assert time.slept == []
+    assert clock.slept == []
     await frontiers.complete(a_call())
     assert asked(frontiers) == ["first", "second", "second"]  # the pause is kept
-    time.now_s += 3.0
+    clock.now_s += 3.0
     await frontiers.complete(a_call())
     assert asked(frontiers)[3:] == ["first", "second"]
 
 
 async def test_out_of_credit_is_left_alone_until_its_time() -> None:
-    time = FakeTime()
-    frontiers = pool(lambda _body: fails(402), names=("big",), time=time)
+    clock = FakeTime()
+    frontiers = pool(lambda _body: fails(402), names=("big",), clock=clock)
     for _ in range(3):
         with pytest.raises(FrontierError) as told:
             await frontiers.complete(a_call())
@@ -241,26 +243,38 @@ async def test_out_of_credit_is_left_alone_until_its_time() -> None:
     assert len(asked(frontiers)) == 1
     assert told.value.retry_after_s == 900.0
     assert not frontiers.available(())
-    time.now_s += 900.0
+    clock.now_s += 900.0
     assert frontiers.available(())
 
 
 async def test_the_deadline_ends_waits_and_is_no_failure_of_the_frontier() -> None:
-    time = FakeTime()
-    frontiers = pool(lambda _body: fails(503), names=("big",), time=time, backoff_s=1.0)
+    clock = FakeTime()
+    frontiers = pool(lambda _body: fails(503), names=("big",), clock=clock, backoff_s=1.0)
     with pytest.raises(FrontierError):
-        await frontiers.complete(a_call(deadline_s=time.now_s + 0.5))
-    assert time.slept == []
+        await frontiers.complete(a_call(deadline_s=clock.now_s + 0.5))
+    assert clock.slept == []
     with pytest.raises(FrontierError) as told:
-        await frontiers.complete(a_call(deadline_s=time.now_s - 1.0))
+        await frontiers.complete(a_call(deadline_s=clock.now_s - 1.0))
     assert told.value.why is FrontierWhy.TIMEOUT
 
-    frontiers = pool(lambda _body: Scripted(before=Stall()), time=time, breaker={"failures": 1})
+    frontiers = pool(lambda _body: Scripted(before=Stall()), clock=clock, breaker={"failures": 1})
     with pytest.raises(FrontierError, match="time was over") as told:
-        await frontiers.complete(a_call(deadline_s=time.now_s + 0.01))
+        await frontiers.complete(a_call(deadline_s=clock.now_s + 0.01))
     assert (told.value.why, asked(frontiers)) == (FrontierWhy.TIMEOUT, ["first"])
     assert frontiers.available(("first",))
     assert [row.money_source for row in rows(frontiers)] == [MoneySource.WORST_CASE]
+
+
+async def test_deadlines_that_were_long_open_the_breaker() -> None:
+    for patience_s, available in ((1e-4, False), (60.0, True)):
+        frontiers = MemoryFrontiers(
+            lambda _body: Scripted(before=Stall()),
+            timing=Timing(time.monotonic, lambda: 0.5),
+            settings={"breaker": {"failures": 1}, "deadline_failure_s": patience_s},
+        )
+        with pytest.raises(FrontierError, match="time was over"):
+            await frontiers.complete(a_call(deadline_s=time.monotonic() + 0.01))
+        assert frontiers.available(()) is available
 
 
 @pytest.mark.parametrize(
@@ -358,7 +372,9 @@ def broken(*kept: int, end: Stall | Exception | bytes | None = None) -> Scripted
         broken(0, end=b"x" * 5000),
         broken(0, end=b"data: {}\n\n" * 200),
         fails(503),
+        Scripted(status=503, pieces=(b"x" * 100_000,)),
         Scripted(before=Stall()),
+        Scripted(before=NotSentError("no route"), after_sent=False),
     ],
 )
 async def test_before_the_commit_point_the_next_one_answers(answer: Scripted) -> None:
@@ -507,6 +523,25 @@ async def test_a_row_that_cannot_be_kept_leaves_the_money_held() -> None:
     frontiers = MemoryFrontiers(lambda _body: says("x"), ledger=ledger)
     assert isinstance(await frontiers.complete(a_call()), FrontierReply)
     assert [one.held_nano > 0 for one in ledger._usage.values()] == [True, True]
+
+
+async def test_who_waited_for_a_place_hears_what_was_learned_meanwhile() -> None:
+    frontiers = pool(
+        lambda _body: fails(402), names=("big",), max_concurrent_calls=1, max_queue_s=5.0
+    )
+    calls = (frontiers.complete(a_call()) for _ in range(4))
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    whys = [one.why for one in errors if isinstance(one, FrontierError)]
+    assert whys == [FrontierWhy.OUT_OF_CREDIT] * 4
+    assert len(asked(frontiers)) == len(rows(frontiers)) == 1
+
+
+async def test_a_call_no_ledger_could_hold_is_refused() -> None:
+    frontiers = pool(names=("big",))
+    with pytest.raises(FrontierError, match="so large a call") as told:
+        await frontiers.complete(a_call(max_output_tokens=10**18))
+    assert told.value.why is FrontierWhy.BUDGET
+    assert asked(frontiers) == []
 
 
 async def test_calls_in_progress_are_bounded() -> None:
