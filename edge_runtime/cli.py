@@ -22,6 +22,7 @@ from edge_runtime.config import Settings
 from edge_runtime.config_file import load_settings, settings_toml
 from edge_runtime.errors import BundleError, EdgeError
 from edge_runtime.ledger.cli import register as register_ledger
+from edge_runtime.router.cli import register as register_router
 
 if TYPE_CHECKING:
     from edge_runtime.bundle.activation import Committed, Loader, Refused
@@ -37,6 +38,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at settings before the daemon does.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 register_ledger(app)
+register_router(app)
 
 ConfigFile = Annotated[
     Path | None,

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from edge_runtime.cache.answers import Answer
 from edge_runtime.errors import TransportError
 from edge_runtime.ledger.rows import Purpose, Tokens
 
@@ -124,8 +125,10 @@ class FrontierCall:
     """One chat to be answered by the first frontier of `order` that can.
 
     `body` is an OpenAI chat body without `model` and `stream`. `prompt_tokens` bounds the
-    prompt's tokens from above. `first_attempt` numbers the first ledger row. `deadline_s` is on
-    the caller's monotonic clock. `saved_tokens` were trimmed from the prompt before.
+    prompt's tokens from above, but for what a frontier's own template adds; `max_output_tokens`
+    is for each of the body's `n` choices. `first_attempt` numbers the first ledger row.
+    `deadline_s` is on the caller's monotonic clock. `saved_tokens` were trimmed before. `accept`
+    needs the whole answer: a call that has one cannot be streamed.
     """
 
     body: Json
@@ -184,4 +187,46 @@ class FrontierLike(Protocol):
 
         Another frontier is tried only before the first chunk was given out (the commit point).
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarQuestion:
+    """A question for the semantic cache; `gates` must be equal for any two to match at all.
+
+    `text` is what similarity is computed of; `gates` holds everything else that may change the
+    answer (kind, model digest, system prompt, tools, sampling, locale).
+    """
+
+    tenant: str
+    model_digest: str
+    text: str
+    gates: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarHit:
+    """The answer kept for a question that means the same; `explore`: ask afresh and `learn`."""
+
+    answer: Answer
+    similarity: float
+    age_s: int
+    explore: bool = False
+
+
+class SemanticCacheLike(Protocol):
+    """What the router needs of the semantic cache. A hit is already certified and gated."""
+
+    async def lookup(self, question: SimilarQuestion) -> SimilarHit | None:
+        """The kept answer to serve, or to check against a fresh one when it says `explore`."""
+        ...
+
+    async def keep(self, question: SimilarQuestion, answer: Answer, *, ttl_s: int) -> None:
+        """Keep a fresh answer; also tells whether an explored hit would have been right."""
+        ...
+
+    async def purge(
+        self, *, tag: str | None = None, tenant: str | None = None, model_digest: str | None = None
+    ) -> int:
+        """Drop entries that match everything given; their number."""
         ...

@@ -20,7 +20,6 @@ from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.contract import ExactCacheLike, Hit, Ticket
 from edge_runtime.cache.key import Question
 from edge_runtime.cache.policy import Use
-from edge_runtime.cache.semantic.contract import SemanticCacheLike
 from edge_runtime.core import ModelInfo
 from edge_runtime.errors import CapacityError, EngineError, TransportError, UsageError
 from edge_runtime.ledger.money import NANO
@@ -36,6 +35,7 @@ from edge_runtime.router.contract import (
     FrontierWhy,
     Payer,
     Reason,
+    SemanticCacheLike,
 )
 from edge_runtime.router.decide import (
     Candidate,
@@ -102,6 +102,11 @@ class Router:
     exact_ttl_s: int = 0
     semantic: SemanticCacheLike | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def caches(self) -> bool:
+        """Whether any cache is there."""
+        return self.exact is not None or self.semantic is not None
 
     def plan(self, asked: str, wishes: Wishes, *, served: bool) -> Plan | None:
         """See `Directory.plan`."""

@@ -21,6 +21,7 @@ from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.contract import Hit, Ticket
 from edge_runtime.cache.key import Question, answer_fields, cache_key
 from edge_runtime.cache.policy import Use, is_whole, parse_cache_control, use_for
+from edge_runtime.cache.semantic.contract import similar_question
 from edge_runtime.core import Kind, ModelInfo
 from edge_runtime.errors import CapacityError, EdgeError, UsageError
 from edge_runtime.ledger.rows import Tokens
@@ -32,6 +33,7 @@ from edge_runtime.router.contract import (
     FrontierWhy,
     Policy,
     Reason,
+    SimilarQuestion,
 )
 from edge_runtime.router.decide import Escalate, Keep, Refuse, TryLocal, UseCache
 from edge_runtime.router.escalate import chat_body
@@ -68,8 +70,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         raise UsageError("model must be a name", param="model")
     plan = services.plan(name, context.wishes)
     formed = plan.configured and data.get("response_format") is not None
-    caching = services.router.exact is not None or services.router.semantic is not None
-    if plan.plain and not formed and not caching:
+    if plan.plain and not formed and not services.router.caches:
         return await _plainly(request, data, plan)
     if plan.plain and not formed:
         read_fields(request, data, ChatBody)  # what is refused without a cache is refused with one
@@ -104,6 +105,7 @@ class ChatCourse:
     use: Use = field(init=False)
     question: Question | None = None
     ticket: Ticket | None = None
+    similar: SimilarQuestion | None = None
     collected: dict[int, Collected] = field(default_factory=dict)
 
     async def run(self) -> web.StreamResponse:
@@ -118,6 +120,11 @@ class ChatCourse:
             hit = self._look_up()
             if hit is not None:
                 return await self._from_cache(hit)
+            similar = await self._look_similar()
+            if similar is not None:
+                return await self._from_cache(similar, Reason.SIMILAR)
+            if self.use.only_if_cached:
+                raise UsageError("nothing is kept for this request", code="not_cached", status=504)
             return await self._steps()
         finally:
             told.bill.cancel()
@@ -347,17 +354,34 @@ class ChatCourse:
             temperature = default
         parameters = {"temperature": temperature, "seed": data.get("seed")}
         self.use = use_for(parameters, directives, ttl_s=router.exact_ttl_s)
-        if router.exact is not None and (self.use.read or self.use.keep):
-            self.question = self._question(info)
-            found = router.look_up(self.question, self.use)
-            told.cache = "hit" if isinstance(found, Hit) else "miss"
-            told.cache_key = cache_key(self.question).hex()
-            if isinstance(found, Hit):
-                return found
-            self.ticket = found
-        if self.use.only_if_cached:
-            raise UsageError("nothing is kept for this request", code="not_cached", status=504)
+        if not router.caches or not (self.use.read or self.use.keep):
+            return None
+        told.cache = "miss"
+        self.question = self._question(info)
+        found = router.look_up(self.question, self.use)
+        if found is None:
+            return None
+        told.cache_key = cache_key(self.question).hex()
+        if isinstance(found, Hit):
+            return found
+        self.ticket = found
         return None
+
+    async def _look_similar(self) -> Hit | None:
+        """The semantic cache's answer; None also where a fresh one has to check it."""
+        router = self.services.router
+        if router.semantic is None or self.question is None:
+            return None
+        self.similar = similar_question(self.question)
+        if self.similar is None or not self.use.read:
+            return None
+        hit = await router.semantic.lookup(self.similar)
+        found = hit is not None and not hit.explore
+        router.metrics.count("edge_cache_lookups_total", "semantic", "hit" if found else "miss")
+        if hit is None or hit.explore:
+            return None
+        self.case.told.detail = f"similarity {hit.similarity:.3f}"
+        return Hit(hit.answer, hit.age_s)
 
     def _question(self, info: ModelInfo | None) -> Question:
         """What is asked, for whom and of what: another certificate is another question."""
@@ -374,11 +398,12 @@ class ChatCourse:
         return Question("chat", digest, self.case.told.bill.payer.tenant, fields)
 
     def _keeps(self, reason: Reason) -> bool:
-        return self.ticket is not None and self.use.keep and reason not in NEVER_KEPT
+        wanted = self.ticket is not None or self.similar is not None
+        return wanted and self.use.keep and reason not in NEVER_KEPT
 
     def _remember(self, body: Mapping[str, Any], chunks: Sequence[Mapping[str, Any]]) -> None:
         """Keep a whole answer, in the background."""
-        if self.ticket is None or not is_whole(finish_reasons(body)):
+        if not is_whole(finish_reasons(body)):
             return
         usage = body.get("usage") or {}
         told, tag = self.case.told, self.context.wishes.tag
@@ -391,7 +416,12 @@ class ChatCourse:
             answered_by=told.answered_by,
             tags=frozenset({tag} if tag else ()),
         )
-        self.services.router.keep(self.ticket, answer, self.use)
+        router = self.services.router
+        if self.ticket is not None:
+            router.keep(self.ticket, answer, self.use)
+        if self.similar is not None and router.semantic is not None:
+            keep = router.semantic.keep(self.similar, answer, ttl_s=self.use.ttl_s)
+            router.background("keep-similar", keep)
 
     async def _from_cache(self, hit: Hit, reason: Reason = Reason.CACHED) -> web.StreamResponse:
         answer, told = hit.answer, self.case.told

@@ -72,10 +72,7 @@ async def purge_cache(request: web.Request) -> web.StreamResponse:
             lambda: exact.purge(key=key, tag=body.tag, tenant=tenant, model_digest=digest)
         )
     if router.semantic is not None and body.key is None:
-        semantic = router.semantic
-        gone += await asyncio.to_thread(
-            lambda: semantic.purge(tag=body.tag, tenant=tenant, model_digest=digest)
-        )
+        gone += await router.semantic.purge(tag=body.tag, tenant=tenant, model_digest=digest)
     return json_reply({"purged": gone})
 
 

@@ -1,0 +1,262 @@
+"""What is wrong with a box's settings, or missing from them. Pure.
+
+`wrong` keeps something from working as it is set; `missing` lets it work worse than it could;
+`note` is worth knowing.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+
+from edge_runtime.bundle.certificate import read_time
+from edge_runtime.bundle.manifest import Manifest
+from edge_runtime.config import Settings
+from edge_runtime.core import Kind
+from edge_runtime.ledger.prices import Prices
+from edge_runtime.router.contract import Policy
+from edge_runtime.router.settings import EndpointSettings
+from edge_runtime.router.trust import CertificateBook, Holding
+
+EXPIRES_SOON = timedelta(days=14)
+OLD_PRICES = timedelta(days=180)
+
+
+class Level(enum.StrEnum):
+    """How bad it is."""
+
+    WRONG = "wrong"
+    MISSING = "missing"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing, where it is, and what to do."""
+
+    level: Level
+    where: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """An active model as the store has it."""
+
+    manifest: Manifest
+    model_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a doctor looks at. `faults` were met while the parts were read, by setting;
+    `absent_files` are evaluation sets that are not there.
+    """
+
+    settings: Settings
+    models: Mapping[str, Installed]
+    book: CertificateBook
+    prices: Prices | None
+    now: datetime
+    faults: Mapping[str, str] = field(default_factory=dict)
+    absent_files: frozenset[str] = frozenset()
+
+
+def examine(facts: Facts) -> list[Finding]:
+    """Everything found, the worst first."""
+    found = [
+        *(Finding(Level.WRONG, where, what) for where, what in facts.faults.items()),
+        *_models(facts),
+        *_endpoints(facts),
+        *_certificates(facts),
+        *_money(facts),
+    ]
+    order = list(Level)
+    return sorted(found, key=lambda one: order.index(one.level))
+
+
+def _models(facts: Facts) -> Iterator[Finding]:
+    for name in facts.settings.models.serve:
+        if name not in facts.models:
+            yield Finding(
+                Level.WRONG, "models.serve", f"{name} is not installed: edge-runtime install BUNDLE"
+            )
+    if not facts.models:
+        yield Finding(Level.WRONG, "store", "no model is active: run edge-runtime install BUNDLE")
+
+
+def holding_of(facts: Facts, name: str, task: str | None) -> Holding:
+    """The certificate that holds for an installed model now."""
+    installed = facts.models[name]
+    return facts.book.holding(installed.model_digest, task or name, installed.manifest.kind)
+
+
+def _endpoints(facts: Facts) -> Iterator[Finding]:
+    for name, endpoint in facts.settings.endpoints.items():
+        where = f"endpoints.{name}"
+        for model in endpoint.models:
+            if model not in facts.models:
+                yield Finding(Level.WRONG, where, f"{model} is not installed: install its bundle")
+        yield from _judged(facts, where, endpoint)
+        if endpoint.evaluation_set is None:
+            yield Finding(
+                Level.MISSING, where, "has no evaluation_set: nobody can say how good it is"
+            )
+        elif str(endpoint.evaluation_set) in facts.absent_files:
+            yield Finding(Level.WRONG, where, f"{endpoint.evaluation_set} is not there")
+    if facts.settings.router.policy is Policy.LOCAL_FIRST:
+        by_name = EndpointSettings(models=sorted(facts.models))
+        yield from _judged(facts, "router.policy", by_name, each=True)
+
+
+def _judged(
+    facts: Facts, where: str, endpoint: EndpointSettings, *, each: bool = False
+) -> Iterator[Finding]:
+    """A local-first endpoint needs a certificate to keep anything, and a way out."""
+    if endpoint.policy is not Policy.LOCAL_FIRST:
+        return
+    installed = [name for name in endpoint.models if name in facts.models]
+    judged = [
+        name
+        for name in installed
+        if facts.models[name].manifest.kind in (Kind.GENERATE, Kind.CLASSIFY)
+    ]
+    held = {name: holding_of(facts, name, endpoint.task) for name in judged}
+    without = {name: one.detail for name, one in held.items() if one.known is None}
+    if without and (each or len(without) == len(judged)):
+        for name, detail in without.items():
+            yield Finding(Level.MISSING, where, f"{name}: {detail}; all of it escalates")
+    if not facts.settings.frontiers:
+        yield Finding(
+            Level.WRONG, where, "is local-first without a frontier: unsure answers are degraded"
+        )
+        return
+    for name in judged:
+        manifest = facts.models[name].manifest
+        if manifest.kind is Kind.CLASSIFY and manifest.escalation is None:
+            yield Finding(
+                Level.WRONG, where, f"the bundle of {name} has no escalation section: build it anew"
+            )
+
+
+def _certificates(facts: Facts) -> Iterator[Finding]:
+    for problem in facts.book.problems:
+        yield Finding(Level.WRONG, "certificates.directory", problem)
+    digests = {one.model_digest for one in facts.models.values()}
+    for known in facts.book.all():
+        certificate = known.certificate
+        name = f"certificate {known.digest[:12]} (task {certificate.task})"
+        if certificate.model_digest not in digests:
+            yield Finding(Level.NOTE, name, "is for a model that is not active here")
+            continue
+        if known.digest in facts.settings.certificates.revoked:
+            yield Finding(Level.NOTE, name, "is revoked")
+            continue
+        ends = read_time(certificate.expires)
+        if ends <= facts.now:
+            yield Finding(Level.WRONG, name, f"expired at {certificate.expires}: certify again")
+        elif ends - facts.now < EXPIRES_SOON:
+            yield Finding(Level.NOTE, name, f"expires at {certificate.expires}: certify again soon")
+
+
+def _money(facts: Facts) -> Iterator[Finding]:
+    settings, prices = facts.settings, facts.prices
+    if settings.frontiers:
+        budgets = settings.budgets
+        if budgets.day is None and budgets.month is None:
+            yield Finding(
+                Level.MISSING, "budgets", "no limit for the box: set budgets.day or budgets.month"
+            )
+        if settings.prices.file is None and settings.prices.override is None:
+            yield Finding(
+                Level.NOTE, "prices", "published prices are used: set prices.override to yours"
+            )
+    if prices is not None:
+        if settings.frontiers and _age(prices.as_of, facts.now) > OLD_PRICES:
+            yield Finding(
+                Level.MISSING, "prices", f"the list is of {prices.as_of}: bring a new one"
+            )
+        if prices.local.busy_milliwatts is None and settings.energy.source == "assumption":
+            yield Finding(Level.WRONG, "energy.source", "assumption needs energy.busy_watts")
+    if not settings.ledger.enabled:
+        yield Finding(Level.NOTE, "ledger", "is off: nobody can say what requests cost")
+    allowed = [name for name, one in settings.frontiers.items() if one.training_allowed]
+    if settings.capture.enabled and not allowed:
+        yield Finding(Level.WRONG, "capture", "no frontier has training_allowed: nothing is kept")
+
+
+def _age(day: date, now: datetime) -> timedelta:
+    return now.date() - day
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One endpoint of the inventory. `price`: input and output, for a million tokens."""
+
+    endpoint: str
+    policy: str
+    model: str
+    reason: str
+    frontier: str
+    price: str
+
+
+def inventory(facts: Facts, order: Sequence[str]) -> list[Line]:
+    """Every name a request may use: who would answer, why, and at what price.
+
+    `order` names the frontiers in the order of asking where none is set.
+    """
+    settings = facts.settings
+    lines = []
+    for name, endpoint in settings.endpoints.items():
+        frontiers = endpoint.frontiers or settings.router.frontiers or order
+        lines.append(_line(facts, name, endpoint, frontiers))
+    for model in sorted(facts.models):
+        frontiers = settings.router.frontiers or order
+        named = EndpointSettings(models=[model], policy=settings.router.policy)
+        lines.append(_line(facts, model, named, frontiers))
+    for frontier in settings.frontiers:
+        if frontier not in facts.models:
+            price = _price(facts, frontier)
+            lines.append(Line(frontier, "frontier-only", "", "frontier-only", frontier, price))
+    return lines
+
+
+def _line(facts: Facts, name: str, endpoint: EndpointSettings, frontiers: Sequence[str]) -> Line:
+    installed = [one for one in endpoint.models if one in facts.models]
+    models = " > ".join(f"{one}@{facts.models[one].manifest.version}" for one in installed)
+    first = frontiers[0] if frontiers and endpoint.policy is not Policy.LOCAL_ONLY else ""
+    return Line(
+        name,
+        str(endpoint.policy),
+        models,
+        _reason(facts, endpoint, installed),
+        first,
+        _price(facts, first) if first else "",
+    )
+
+
+def _reason(facts: Facts, endpoint: EndpointSettings, installed: Sequence[str]) -> str:
+    if not installed:
+        return "not installed"
+    if endpoint.policy is not Policy.LOCAL_FIRST:
+        return str(endpoint.policy)
+    for name in installed:
+        known = holding_of(facts, name, endpoint.task).known
+        if known is not None:
+            one = known.certificate
+            return f"confident at {one.threshold:.3g}: {one.coverage:.0%} kept, alpha {one.alpha:g}"
+    return "no-certificate"
+
+
+def _price(facts: Facts, frontier: str) -> str:
+    settings = facts.settings.frontiers.get(frontier)
+    if settings is None or facts.prices is None:
+        return ""
+    price = facts.prices.frontier.get(settings.price_key)
+    if price is None:
+        return "unknown"
+    currency = facts.prices.currency
+    return f"{price.input_pico / 1e6:g} / {price.output_pico / 1e6:g} {currency}"
