@@ -1,15 +1,23 @@
-"""The exact cache's file: its tables, and a new one in place of one that cannot be used."""
+"""A cache's file: its tables, and a new one in place of one that cannot be used."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.errors import ConfigError
 
-APPLICATION_ID = 0x45444743  # "EDGC"
-VERSION = 1
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The tables of one kind of cache, and the two numbers by which its file is known."""
+
+    application_id: int
+    version: int
+    schema: str
+
 
 _SCHEMA = """
 CREATE TABLE entries (
@@ -48,11 +56,14 @@ BEGIN UPDATE state SET bytes = bytes - OLD.bytes; END;
 """
 
 
+EXACT = Layout(application_id=0x45444743, version=1, schema=_SCHEMA)  # "EDGC"
+
+
 class _UnusableError(Exception):
     """The file is a cache, but damaged or of another version."""
 
 
-def open_file(path: Path) -> sqlite3.Connection:
+def open_file(path: Path, layout: Layout = EXACT) -> sqlite3.Connection:
     """A connection in autocommit mode on a cache of this version; 0600, WAL.
 
     Reads the whole file once. Raises `ConfigError` when the file cannot be made, or is not a
@@ -60,7 +71,7 @@ def open_file(path: Path) -> sqlite3.Connection:
     """
     _touch(path)
     try:
-        return _connect(path)
+        return _connect(path, layout)
     except sqlite3.DatabaseError as error:
         code = error.sqlite_errorcode & 0xFF
         if path.read_bytes()[:16] != b"SQLite format 3\0":
@@ -72,7 +83,7 @@ def open_file(path: Path) -> sqlite3.Connection:
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     _touch(path)
-    return _connect(path)
+    return _connect(path, layout)
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -91,7 +102,7 @@ def _touch(path: Path) -> None:
         raise ConfigError(f"{path}: {error.strerror}; name a file the daemon may write") from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, layout: Layout = EXACT) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     try:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -102,14 +113,15 @@ def _connect(path: Path) -> sqlite3.Connection:
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if objects and application_id != APPLICATION_ID:
+        if objects and application_id != layout.application_id:
             raise ConfigError(f"{path}: is a database but not a cache; name another file")
-        if objects and version != VERSION:
+        if objects and version != layout.version:
             raise _UnusableError
         if not objects:
             connection.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
-                f"PRAGMA user_version = {VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {layout.schema} "
+                f"PRAGMA application_id = {layout.application_id}; "
+                f"PRAGMA user_version = {layout.version}; COMMIT;"
             )
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise _UnusableError

@@ -1,12 +1,11 @@
-"""What callers of the semantic cache see. Pure.
+"""What the parts of the semantic cache say to each other. Pure.
 
 Rules
 - What must be equal is equal before anything is compared: `Asked.scope` holds the tenant, the
   model, every field of the request and every earlier message; only the last question's text may
-  differ. Requests with tools have no `Asked` at all.
-- A hit is a guess with a bounded error, never the same answer: callers say so (`x-edge-reason:
-  similar`). With `audit` set, a fresh answer has to be made as well and its verdict reported,
-  whichever of both is served.
+  differ. Requests with tools are never asked (`similar_question` gives None).
+- A hit is a guess with a bounded error, never the same answer. With `audit` set, a fresh answer
+  has to be made as well and its verdict reported, whichever of both is served.
 - `keep` needs the ticket that the lookup gave; a purge in between voids it.
 """
 
@@ -24,12 +23,32 @@ from edge_runtime.bundle.canonical import canonical_bytes
 from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.contract import CacheSize
 from edge_runtime.cache.key import Question
-from edge_runtime.cache.policy import Use
+from edge_runtime.cache.semantic.gates import signature
+from edge_runtime.errors import ConfigError
+from edge_runtime.router.contract import SimilarQuestion
 
 SCHEMA = 1  # part of every scope: raise it when gates or scores change their meaning
 Vector = npt.NDArray[np.float32]
 Embed = Callable[[str], Awaitable[Vector | None]]
 """Embeds one text: a vector [width], or None when it is longer than the encoder's window."""
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticLimits:
+    """How much is kept, and from which share of wrong hits on a model gets none any more.
+
+    `alpha` is the certified share; audits that contradict it at `level` suspend the model.
+    """
+
+    max_entries: int = 100_000
+    max_bytes: int = 512 << 20
+    max_entry_bytes: int = 256 << 10
+    alpha: float = 0.01
+    level: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.max_entries < 1 or not 4096 <= self.max_entry_bytes <= self.max_bytes:
+            raise ConfigError("max_entry_bytes must be at least 4096 and at most max_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +63,19 @@ class Asked:
     scope: bytes
     text: str
 
+    @property
+    def partition(self) -> bytes:
+        """16 bytes: equal where the scope and what the text says exactly are equal."""
+        exact = "\n".join(signature(self.text).exact)
+        return hashlib.sha256(self.scope + exact.encode()).digest()[:16]
+
 
 @dataclass(frozen=True, slots=True)
 class SemanticTicket:
-    """Allows one answer to be kept. `vector` None: the text cannot be embedded, nothing is kept.
-
-    `best` is the nearest score found, for metrics; 0 when nothing passed the gates.
-    """
+    """Allows one answer to be kept. `best` is the highest score found, 0 where none passed."""
 
     asked: Asked
-    vector: Vector | None
+    vector: Vector
     generation: int
     best: float = 0.0
 
@@ -63,7 +85,7 @@ class SemanticHit:
     """An answer to a question that means the same.
 
     `score` in [0, 1]; `question` is what was asked then. `audit`: make a fresh answer too, then
-    `report_audit(hit, correct)`. `ticket` keeps that fresh answer.
+    `report_audit`. `ticket` keeps that fresh answer.
     """
 
     answer: Answer
@@ -79,33 +101,33 @@ class SemanticHit:
 class Audited:
     """Audits of one model so far: `wrong` of `n` hits differed from a fresh answer.
 
-    `upper` bounds the share of false hits at 95 % (1 without audits).
+    `upper` bounds the share of false hits at 95 % (1 without audits). `suspended`: audits
+    contradict the certificate, and there are no hits until the model's entries are purged.
     """
 
     n: int
     wrong: int
     upper: float
+    suspended: bool
 
 
-class SemanticCacheLike(Protocol):
-    """What the router needs of it; `memory.MemorySemanticCache` is the twin for tests.
+class SemanticStoreLike(Protocol):
+    """Where questions and answers lie: `store.SemanticStore` on disk, `memory.MemoryStore`.
 
-    All but `lookup` may take some 10 ms of disk: give them to a thread.
+    `lookup` takes a fraction of a millisecond. The rest may take some 10 ms of disk: give it to a
+    thread.
     """
 
-    async def lookup(self, asked: Asked, use: Use) -> SemanticHit | SemanticTicket:
-        """An answer that may be served, or a ticket to keep the fresh one with.
-
-        Costs one embedding, and a search of a fraction of a millisecond.
-        """
+    def lookup(self, asked: Asked, vector: Vector, *, audit: bool) -> SemanticHit | SemanticTicket:
+        """An answer that may be served, or a ticket to keep the fresh one with."""
         ...
 
-    def keep(self, ticket: SemanticTicket, answer: Answer, use: Use) -> bool:
+    def keep(self, ticket: SemanticTicket, answer: Answer, *, ttl_s: int) -> bool:
         """Keep a fresh answer; False when the rules forbid it."""
         ...
 
     def report_audit(self, hit: SemanticHit, *, correct: bool) -> None:
-        """What a fresh answer said of a hit's answer; a wrong one costs the entry its trust."""
+        """What a fresh answer said of a hit's answer."""
         ...
 
     def audited(self, model_digest: str) -> Audited:
@@ -131,8 +153,30 @@ class SemanticCacheLike(Protocol):
         """What is held now."""
         ...
 
+    def close(self) -> None:
+        """Write what is only in memory."""
+        ...
 
-def asked_of(question: Question, *, locale: str = "", max_chars: int = 600) -> Asked | None:
+
+def asked_of(question: SimilarQuestion, encoder: str) -> Asked:
+    """The question with what must be equal as one digest; `encoder` is the encoder's own.
+
+    Raises `ValueError` for gates that have no JSON form.
+    """
+    parts = {
+        "schema": SCHEMA,
+        "encoder": encoder,
+        "tenant": question.tenant,
+        "model_digest": question.model_digest,
+        "gates": {name: one for name, one in question.gates.items() if one is not None},
+    }
+    scope = hashlib.sha256(canonical_bytes(parts)).digest()
+    return Asked(question.tenant, question.model_digest, scope, question.text)
+
+
+def similar_question(
+    question: Question, *, locale: str = "", max_chars: int = 600
+) -> SimilarQuestion | None:
     """The part of a request that may be matched by similarity; None when it has none.
 
     None for other kinds than chat and completion, for tools or their results anywhere, for a
@@ -142,40 +186,31 @@ def asked_of(question: Question, *, locale: str = "", max_chars: int = 600) -> A
     if fields.get("tools") or fields.get("functions") or fields.get("tool_choice"):
         return None
     if question.kind == "completion":
-        text, fields["prompt"] = fields.get("prompt"), None
+        text: object = fields.pop("prompt", None)
     elif question.kind == "chat":
         text, fields["messages"] = _last_of(fields.get("messages"))
     else:
         return None
     if not isinstance(text, str) or not text.strip() or len(text) > max_chars:
         return None
-    parts = {
-        "schema": SCHEMA,
-        "kind": question.kind,
-        "model_digest": question.model_digest,
-        "tenant": question.tenant,
-        "locale": locale,
-        "fields": {name: one for name, one in fields.items() if one is not None},
-    }
-    scope = hashlib.sha256(canonical_bytes(parts)).digest()
-    return Asked(question.tenant, question.model_digest, scope, text)
+    gates = {"kind": question.kind, "locale": locale, "fields": fields}
+    return SimilarQuestion(question.tenant, question.model_digest, text, gates)
 
 
 def _last_of(messages: object) -> tuple[object, object]:
     """The last user message's text, and everything before it."""
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         return None, None
-    for message in messages:
-        if not isinstance(message, Mapping) or _uses_tools(message):
-            return None, None
+    if any(not isinstance(one, Mapping) or _uses_tools(one) for one in messages):
+        return None, None
     last = messages[-1]
     if last.get("role") != "user" or set(last) - {"role", "content"}:
         return None, None
     content = last.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str):
-        content = content[0] if len(content) == 1 else None
-        is_text = isinstance(content, Mapping) and content.get("type") == "text"
-        content = content.get("text") if is_text and isinstance(content, Mapping) else None
+        part = content[0] if len(content) == 1 else None
+        is_text = isinstance(part, Mapping) and part.get("type") == "text"
+        content = part.get("text") if is_text and isinstance(part, Mapping) else None
     return content, list(messages[:-1])
 
 

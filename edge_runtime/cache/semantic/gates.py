@@ -73,11 +73,11 @@ _REQUESTS = (
     ("like", "to"),
     ("please",),
 )
-_SKIPPED = frozenset(listed("please to me kindly just also quickly now be able go ahead and"))
+_SKIPPED = frozenset(listed("please help to me kindly just also quickly now be able go ahead and"))
 _TELLING = frozenset(
     listed(
         "tell show give say explain know see find look check hear learn read list inform let "
-        "get help understand figure determine have name describe share provide i my the"
+        "get understand figure determine have name describe share provide i my the"
     )
 )
 

@@ -5,8 +5,8 @@ Rules
   Its weights lie in `score.json`, with the encoder they were fitted for and the threshold that
   was certified; `python -m benchmarks.semantic_pairs fit` writes the file.
 - Symmetrical: which text came first makes no difference.
-- Only for pairs that passed the gates. The cosine alone does not do: at 1 % false hits it finds
-  next to no paraphrase (docs/benchmarks/semantic_cache.md).
+- Only for pairs that passed the gates: without them no threshold on a cosine keeps false hits
+  below 1 % (docs/benchmarks/semantic_cache.md).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from edge_runtime.cache import exact
 from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.contract import CacheLimits, ExactCacheLike, Hit, Ticket
 from edge_runtime.cache.exact import USES_AT_ONCE, ExactCache
-from edge_runtime.cache.file import VERSION
+from edge_runtime.cache.file import EXACT
 from edge_runtime.cache.key import Question, cache_key
 from edge_runtime.cache.memory import MemoryCache
 from edge_runtime.cache.policy import Use
@@ -268,7 +268,7 @@ def test_a_damaged_or_older_cache_is_made_anew(tmp_path: Path, clock: Clock) -> 
         assert cache.size().entries == 0
         put(cache, "one")
     other = sqlite3.connect(path)
-    other.execute(f"PRAGMA user_version = {VERSION + 1}")
+    other.execute(f"PRAGMA user_version = {EXACT.version + 1}")
     other.close()
     with ExactCache.open(path, limits=limits, clock=clock) as cache:
         assert got(cache, "one") is None
