@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_runtime import __version__
+from edge_runtime.agent.cli import register as register_agent
 from edge_runtime.config import Settings
-from edge_runtime.config_file import load_settings, settings_toml
+from edge_runtime.config_file import load_settings, parse_settings, settings_toml
 from edge_runtime.errors import BundleError, EdgeError
 from edge_runtime.ledger.cli import register as register_ledger
 from edge_runtime.router.cli import register as register_router
@@ -69,19 +70,26 @@ def _settings(config: Path | None, store: Path | None = None) -> Settings:
     return settings
 
 
+register_agent(app, _settings, _refusals)
+
+
 @app.command()
 def serve(config: ConfigFile = None, store: StorePath = None) -> None:
     """Run the daemon until SIGTERM or Ctrl-C; requests in progress may finish."""
     import asyncio
 
-    from edge_runtime.host import open_host
+    from edge_runtime.agent.open import open_host_in_fleet
+    from edge_runtime.agent.overlay import with_overlays
     from edge_runtime.logs import configure_logs
     from edge_runtime.server.serve import serve as run_server
 
     with _refusals():
         settings = _settings(config, store)
         configure_logs(settings.log)
-        asyncio.run(run_server(settings, open_host))
+        settings = with_overlays(
+            settings, parse_settings, settings.agent.directory(settings.store.path)
+        )
+        asyncio.run(run_server(settings, open_host_in_fleet))
 
 
 @app.command()

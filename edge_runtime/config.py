@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from edge_runtime.agent.settings import AgentSettings
 from edge_runtime.config_section import HomePath, Section
 from edge_runtime.router.contract import Policy
 from edge_runtime.router.frontier.settings import CaptureSettings, FrontierSettings
@@ -290,6 +291,7 @@ class Settings(Section):
     budgets: BudgetsSettings = Field(default_factory=BudgetsSettings)
     prices: PricesSettings = Field(default_factory=PricesSettings)
     energy: EnergySettings = Field(default_factory=EnergySettings)
+    agent: AgentSettings = Field(default_factory=AgentSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @model_validator(mode="after")

@@ -218,6 +218,10 @@ class Metrics:
         """What so many tokens of an encoder take, by its latest runs; 0 before the first."""
         return self._encoder_rates.get(model, 0.0) * tokens
 
+    def busy_ratio(self) -> float:
+        """Busy share, 0 to 1, of the busiest model over the last `BUSY_WINDOW_S` seconds."""
+        return max((window.ratio() for window in list(self._windows.values())), default=0.0)
+
     def _busy(self, model: str, seconds: float) -> None:
         self._busy_s += seconds
         self.count("edge_engine_busy_seconds_total", model, amount=seconds)

@@ -239,4 +239,3 @@ class Box:
 
     def _described(self, kind: ItemKind, name: str, active: str | None) -> dict[str, Any]:
         return {} if active is None else self.describe(kind, name, active)
-

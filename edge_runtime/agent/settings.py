@@ -7,7 +7,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from edge_runtime.agent.decide import Policy
 from edge_runtime.bundle.manifest import Name
 from edge_runtime.config_section import Section
 
@@ -93,15 +92,17 @@ class AgentSettings(Section):
         1024 * 1024, ge=0, le=1 << 30, description="Log bytes sent a day, however often asked for."
     )
 
-    def policy(self) -> Policy:
-        """The limits the decider takes."""
-        return Policy(
-            max_load=self.max_load,
-            retry_first_s=self.retry_first_s,
-            retry_cap_s=self.retry_cap_s,
-            max_tries=self.max_tries,
-            metered_allowed=self.metered_allowed,
-        )
+    update_command: list[str] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Program that installs a release of the daemon; it gets the release's name "
+        "and folder. Empty: this box takes no releases.",
+    )
+    restart_for_settings: bool = Field(
+        default=False,
+        description="End the daemon in order when settings of the fleet changed; for boxes whose "
+        "service manager starts it again.",
+    )
 
     def directory(self, store: Path) -> Path:
         """Where the agent keeps its state."""

@@ -10,7 +10,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -50,6 +50,10 @@ from edge_runtime.errors import (
 log: Final = structlog.get_logger("edge_runtime.agent")
 
 
+Companions = Callable[[WantItem, tuple[str, ...]], Awaitable[None]]
+"""Brings what ships beside an item, from these sources; holds nothing up when it cannot."""
+
+
 @dataclass(slots=True)
 class Worker:
     """See the module. `incoming` is where downloads grow, one folder an item.
@@ -64,6 +68,7 @@ class Worker:
     files: Files
     incoming: Path
     rate_bytes_s: int | None = None
+    companions: Companions | None = None
     floors: dict[str, int] = field(default_factory=dict)
     progress: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -102,7 +107,7 @@ class Worker:
             case ActionKind.FETCH:
                 return await self._fetch(item, sources, now_s)
             case ActionKind.ACTIVATE:
-                return await self._activate(item, now_s)
+                return await self._activate(item, sources, now_s)
             case ActionKind.REVERT:
                 return await self._revert(item)
 
@@ -154,10 +159,14 @@ class Worker:
         await asyncio.to_thread(self.discard, item)
         return Done()
 
-    async def _activate(self, item: WantItem, now_s: int | None) -> Outcome:
+    async def _activate(
+        self, item: WantItem, sources: tuple[str, ...], now_s: int | None
+    ) -> Outcome:
         checked = await self._verify(item, now_s)
         if not isinstance(checked, Done):
             return checked
+        if self.companions is not None:
+            await self.companions(item, sources)
         outcome = await self.shelves[item.kind].activate(item.name, item.digest)
         if isinstance(outcome, Refused):
             return GaveUp(FailureCode.REFUSED, outcome.reason)

@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 
 from edge_runtime.bundle.digests import bundle_digest, model_digest
@@ -25,6 +24,7 @@ from edge_runtime.engine.decode_worker import DecodeWorker, Deliver, Event
 from edge_runtime.engine.decoder import DecoderSession
 from edge_runtime.engine.encode_worker import EncodeWorker
 from edge_runtime.engine.encoder import MAX_RUN_TOKENS, EncoderSession
+from edge_runtime.engine.golden import encoder_answer
 from edge_runtime.engine.native import library_path
 from edge_runtime.engine.text import Codec, TextStream
 from edge_runtime.errors import BundleError
@@ -277,15 +277,7 @@ def _check_encode(manifest: Manifest, worker: EncodeWorker, codec: Codec) -> Non
         pass
     rows = future.result(timeout=0)
     for golden, row in zip(manifest.golden, rows, strict=False):
-        if manifest.kind is Kind.CLASSIFY:
-            answer: object = manifest.labels[int(np.argmax(row))]
-            right = answer == golden.answer
-        else:
-            wanted = np.asarray(golden.answer, np.float32)
-            answer = [round(float(value), 5) for value in row[: len(wanted)]]
-            right = len(wanted) <= len(row) and bool(
-                np.abs(row[: len(wanted)] - wanted).max() <= golden.tolerance
-            )
+        answer, right = encoder_answer(manifest, golden, row)
         if not right:
             raise _wrong_answer(manifest, golden, answer)
 
