@@ -17,6 +17,7 @@ from edge_runtime.metrics import Metrics
 from edge_runtime.router.open import local_router
 from edge_runtime.router.router import Router
 from edge_runtime.server import guards
+from edge_runtime.server.box import PAGE_ROUTES, get_box, get_page, seen_of
 from edge_runtime.server.chat_course import chat_completions
 from edge_runtime.server.classify import classify
 from edge_runtime.server.completions import completions
@@ -41,7 +42,9 @@ log: Final = structlog.get_logger("edge_runtime.server")
 
 OVERLOAD_RETRY_S = 1.0
 UNKNOWN_ROUTE = "unknown"
-PROBED = frozenset({"/health", "/metrics"})
+OPEN = frozenset({"/health", *PAGE_ROUTES})
+"""Routes without a key: they say nothing of anybody."""
+PROBED = frozenset({"/health", "/metrics", "/v1/box", *PAGE_ROUTES})
 
 
 def routes() -> list[web.RouteDef]:
@@ -61,6 +64,8 @@ def routes() -> list[web.RouteDef]:
         web.post("/detokenize", detokenize),
         web.get("/health", get_health),
         web.get("/metrics", get_metrics),
+        web.get("/v1/box", get_box),
+        *(web.get(route, get_page) for route in sorted(PAGE_ROUTES)),
     ]
 
 
@@ -87,6 +92,7 @@ def create_app(
         metrics=metrics,
         router=router or local_router(metrics),
         clock=clock,
+        started_s=clock(),
     )
     app.add_routes(routes())
     return app
@@ -120,7 +126,10 @@ async def account(request: web.Request, handler: Handler) -> web.StreamResponse:
         services.metrics.count("edge_http_disconnects_total", context.route)
         raise
     finally:
-        seconds = services.clock() - context.arrival_s
+        now_s = services.clock()
+        seconds = now_s - context.arrival_s
+        for seen in seen_of(context, now_s):
+            services.recent.note(seen)
         model = context.info.name if context.info is not None else ""
         services.metrics.count("edge_http_requests_total", context.route, status, model)
         services.metrics.observe("edge_http_request_seconds", context.route, value=seconds)
@@ -169,7 +178,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     context.cors_origin = guards.check_browser(request.headers, server)
     if request.method == "OPTIONS" and context.cors_origin is not None:
         return _preflight()
-    is_open = context.route == "/health" or (context.route == "/metrics" and server.open_metrics)
+    is_open = context.route in OPEN or (context.route == "/metrics" and server.open_metrics)
     if not is_open:
         context.tenant = guards.authenticate(request.headers, server.api_key_sha256)
     context.wishes = guards.wishes(request.headers)

@@ -11,13 +11,13 @@ from edge_runtime import __version__
 from edge_runtime.core import ModelInfo
 from edge_runtime.ledger.money import NANO
 from edge_runtime.router.trust import Known
+from edge_runtime.router.watch.contract import WatchEvent
 from edge_runtime.server.context import RequestContext, Services, context_of, services_of
 from edge_runtime.server.recent import REFUSED, Seen, listed, summary
 from edge_runtime.server.replies import json_reply
 
 PAGE_ROUTES: Final = frozenset({"/", "/page.css", "/page.js"})
-"""Routes without a key: they hold no data."""
-UNCOUNTED: Final = PAGE_ROUTES | {"/v1/box"}
+"""The same for everybody: they hold no data."""
 ASKING: Final = frozenset(
     {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify"}
 )
@@ -62,9 +62,7 @@ async def get_box(request: web.Request) -> web.StreamResponse:
             ],
             "frontiers": list(router.frontiers.names()) if router.frontiers else [],
             "certificate_problems": list(router.book.problems),
-            "events": []
-            if watch is None
-            else [{"kind": str(one.kind), "detail": one.detail} for one in watch.events()[-10:]],
+            "events": [] if watch is None else [_event(one) for one in watch.events()[-10:]],
             "recent": listed(seen, now_s),
         }
     )
@@ -83,6 +81,15 @@ def _model(services: Services, info: ModelInfo) -> dict[str, Any]:
             for known in services.router.book.all()
             if known.certificate.model_digest == info.model_digest
         ],
+    }
+
+
+def _event(event: WatchEvent) -> dict[str, object]:
+    return {
+        "at_us": event.at_us,
+        "kind": str(event.kind),
+        "subject": event.subject,
+        "detail": event.detail,
     }
 
 
@@ -106,7 +113,7 @@ def _certificate(services: Services, known: Known) -> dict[str, Any]:
     }
 
 
-def seen_of(context: RequestContext, asked: str, now_s: float) -> list[Seen]:
+def seen_of(context: RequestContext, now_s: float) -> list[Seen]:
     """What the page is told of a request that ended: one a question, none for other routes."""
     if context.route not in ASKING:
         return []
@@ -115,7 +122,7 @@ def seen_of(context: RequestContext, asked: str, now_s: float) -> list[Seen]:
         Seen(
             at_s=now_s,
             route=context.route,
-            model=asked,
+            model=told.bill.payer.endpoint or (context.info.name if context.info else ""),
             tenant=context.tenant,
             tier=told.tier or REFUSED,
             reason=told.reason,

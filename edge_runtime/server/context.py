@@ -17,6 +17,7 @@ from edge_runtime.router.contract import Payer, Reason
 from edge_runtime.router.plan import Plan, Wishes
 from edge_runtime.router.router import DEFAULT_TENANT, Router
 from edge_runtime.router.told import Told, summed, summed_headers
+from edge_runtime.server.recent import Recent
 
 LOADING_RETRY_S = 5.0
 
@@ -42,6 +43,8 @@ class Services:
     metrics: Metrics
     router: Router
     clock: Callable[[], float] = time.monotonic
+    recent: Recent = field(default_factory=Recent)
+    started_s: float = 0.0
     active_requests: int = 0
     draining: bool = False
 
