@@ -18,7 +18,12 @@ from sqlalchemy import BigInteger, Column, Connection, Table, inspect, select, t
 from edge_runtime.errors import ConfigError
 from fleet.db.base import metadata
 
-_MODULES: Final = ("fleet.db.tables", "fleet.db.tables_telemetry", "fleet.db.tables_wants")
+_MODULES: Final = (
+    "fleet.db.tables",
+    "fleet.db.tables_telemetry",
+    "fleet.db.tables_wants",
+    "fleet.rollout.tables",
+)
 
 Migration = Sequence[str]
 """SQL statements that both SQLite and PostgreSQL take."""

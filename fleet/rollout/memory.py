@@ -16,7 +16,7 @@ from fleet.expr import compile_expression
 from fleet.rollout.evidence import Evidence
 from fleet.rollout.inventory import BoxFacts
 from fleet.rollout.pairs import Window
-from fleet.rollout.progress import BACK, LOST, OPEN, BoxProgress, PairState, Report, Status
+from fleet.rollout.progress import LOST, OPEN, BoxProgress, PairState, Report, Status
 from fleet.rollout.signals import Event, Figures
 from fleet.rollout.states import ENDED, Aim, Counts, Phase, Recall, RolloutState, Transition
 from fleet.rollout.store import ConflictError, Rollout, Tx, Unpublished, unknown
@@ -246,16 +246,19 @@ class MemoryTx:
         return found[:limit]
 
     def quiet(
-        self, rollout: str, heard_before_s: float, limit: int
+        self, rollout: str, heard_before_s: float, confirmed_after_s: float, limit: int
     ) -> list[tuple[BoxProgress, float]]:
         found = [
             (one, self._fleet.heard_s.get(one.box, 0.0))
             for one in self._of(rollout)
-            if one.exposed_at_s is not None
-            and one.status not in BACK
-            and Event.UNREACHABLE not in one.events
+            if one.status is Status.WORKING
+            or (one.status is Status.CONFIRMED and (one.confirmed_at_s or 0) >= confirmed_after_s)
         ]
-        return [(one, heard) for one, heard in found if heard < heard_before_s][:limit]
+        return [
+            (one, heard)
+            for one, heard in found
+            if heard < heard_before_s and Event.UNREACHABLE not in one.events
+        ][:limit]
 
     def owed(self, rollout: str, serving_before_s: float, limit: int) -> list[BoxProgress]:
         return [

@@ -15,7 +15,6 @@ Example::
     kind = "bundle"
     name = "assistant"
     digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-    release = 7
 
     [target]
     boxes = 'has(labels.site) && labels.site == "berlin"'
@@ -65,18 +64,21 @@ class _Part(BaseModel):
 
 
 class Change(_Part):
-    """What is rolled out. `digest`: of the bundle, or sha256 of the settings or daemon release."""
+    """What is rolled out. `digest`: of the bundle, or sha256 of the settings or daemon release.
+
+    `release` and `release_floor` are those that were published; 0 asks for them to be looked up.
+    """
 
     kind: ItemKind = ItemKind.BUNDLE
     name: Name
     digest: Sha256
-    release: int = Field(ge=1)
-    release_floor: int = Field(default=1, ge=1)
+    release: int = Field(default=0, ge=0)
+    release_floor: int = Field(default=0, ge=0)
     delta_fallback: Literal["full", "fail", "wait"] = "full"
 
     @model_validator(mode="after")
     def _not_below_its_floor(self) -> Self:
-        if self.release < self.release_floor:
+        if 0 < self.release < self.release_floor:
             raise ValueError(f"release {self.release} lies below its floor {self.release_floor}")
         return self
 
@@ -129,7 +131,7 @@ class Times(_Part):
     box_deadline_hours: Hours | None = None
     bake_hours: Hours = 2.0
     silent_after_min: float = Field(default=45.0, ge=1, le=60 * 24 * 14)
-    before_hours: Annotated[float, Field(gt=0, le=24 * 28)] = 24.0
+    before_hours: Annotated[float, Field(gt=0, le=24 * 28)] = 6.0
     after_hours: Annotated[float, Field(gt=0, le=24 * 28)] = 2.0
     telemetry_grace_min: float = Field(default=10.0, ge=0, le=60 * 24)
 

@@ -9,10 +9,12 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
+
+from edge_runtime.agent.protocol import Sample, Sketch
 
 Figures = Mapping[str, float]
 """Sums and quantiles of one box over one window, by the names of `MEASURED`."""
@@ -40,44 +42,74 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-MEASURED: Final[Mapping[str, str]] = MappingProxyType(
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Where a sum comes from in telemetry: a metric, and the one label value that counts.
+
+    `label` "" takes all series of the metric; a value that ends in `*` is a prefix.
+    """
+
+    metric: str
+    meaning: str
+    label: str = ""
+    value: str = ""
+    quantile: float | None = None
+
+
+MEASURED: Final[Mapping[str, Series]] = MappingProxyType(
     {
-        "requests": "answered requests",
-        "errors": "requests that failed on the box's side",
-        "escalations": "requests handed to the frontier",
-        "schema_checked": "answers that had to fit a schema",
-        "schema_valid": "answers that fitted it",
-        "cache_lookups": "requests looked up in a response cache",
-        "cache_hits": "requests answered from one",
-        "output_tokens": "sampled tokens",
-        "busy_s": "seconds inside model runs",
-        "p50_s": "seconds of a request, median",
-        "p95_s": "seconds of a request, 95th percentile",
-        "cost_usd": "money spent on attempts of all tiers",
-        "joules": "energy the ledger booked",
-        "tasks_resolved": "tasks that ended resolved",
+        "requests": Series("edge_decisions_total", "questions answered"),
+        "errors": Series(
+            "edge_http_requests_total", "requests that failed on the box's side", "status", "5*"
+        ),
+        "escalations": Series("edge_escalations_total", "questions handed to the frontier"),
+        "schema_invalid": Series(
+            "edge_decisions_total", "questions whose local answer did not fit its schema",
+            "reason", "schema-invalid",
+        ),
+        "cache_lookups": Series("edge_cache_lookups_total", "questions looked up in a cache"),
+        "cache_hits": Series(
+            "edge_cache_lookups_total", "questions answered from one", "result", "hit"
+        ),
+        "output_tokens": Series("edge_output_tokens_total", "sampled tokens"),
+        "busy_s": Series("edge_engine_busy_seconds_total", "seconds inside model runs"),
+        "p50_s": Series("edge_http_request_seconds", "seconds of a request, median", quantile=0.5),
+        "p95_s": Series(
+            "edge_http_request_seconds", "seconds of a request, 95th percentile", quantile=0.95
+        ),
+        "cost": Series("edge_cost_total", "money of attempts, in the price list's currency"),
+        "joules": Series("edge_joules_total", "energy of attempts"),
+        "tasks_resolved": Series(
+            "edge_task_outcomes_total", "tasks that callers called resolved", "outcome", "resolved"
+        ),
     }
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A fraction of two measured names."""
+    """A fraction of two measured names; or what it lacks to 1."""
 
     over: str
     under: str
     meaning: str
+    lacking: bool = False
 
 
 DERIVED: Final[Mapping[str, Derived]] = MappingProxyType(
     {
-        "escalation_rate": Derived("escalations", "requests", "share of requests escalated"),
-        "error_rate": Derived("errors", "requests", "share of requests that failed"),
-        "schema_valid_rate": Derived("schema_valid", "schema_checked", "share that fitted"),
+        "escalation_rate": Derived("escalations", "requests", "share of questions escalated"),
+        "error_rate": Derived("errors", "requests", "failed requests a question"),
+        "schema_valid_rate": Derived(
+            "schema_invalid", "requests", "share of questions without a misfit", lacking=True
+        ),
         "cache_hit_rate": Derived("cache_hits", "cache_lookups", "share answered from a cache"),
         "tokens_per_s": Derived("output_tokens", "busy_s", "sampled tokens a busy second"),
-        "cost_per_task": Derived("cost_usd", "tasks_resolved", "money a resolved task"),
+        "cost_per_task": Derived("cost", "tasks_resolved", "money a resolved task"),
         "joules_per_task": Derived("joules", "tasks_resolved", "energy a resolved task"),
+        "cost_per_request": Derived("cost", "requests", "money a question"),
+        "joules_per_request": Derived("joules", "requests", "energy a question"),
     }
 )
 
@@ -105,12 +137,14 @@ QUALITY_DEFAULTS: Final[Mapping[str, QualityDefault]] = MappingProxyType(
         for default in (
             QualityDefault("escalation_rate", "lower", "difference", 0.01, "requests", 100),
             QualityDefault("error_rate", "lower", "difference", 0.01, "requests", 100),
-            QualityDefault("schema_valid_rate", "higher", "difference", 0.02, "schema_checked", 50),
+            QualityDefault("schema_valid_rate", "higher", "difference", 0.01, "requests", 100),
             QualityDefault("cache_hit_rate", "higher", "difference", 0.05, "cache_lookups", 100),
             QualityDefault("tokens_per_s", "higher", "ratio", 0.10, "output_tokens", 1000),
             QualityDefault("p95_s", "lower", "ratio", 0.20, "requests", 100),
             QualityDefault("cost_per_task", "lower", "ratio", 0.10, "tasks_resolved", 50),
             QualityDefault("joules_per_task", "lower", "ratio", 0.15, "tasks_resolved", 50),
+            QualityDefault("cost_per_request", "lower", "ratio", 0.10, "requests", 100),
+            QualityDefault("joules_per_request", "lower", "ratio", 0.15, "requests", 100),
         )
     }
 )
@@ -122,5 +156,44 @@ def with_derived(window: Figures) -> dict[str, float]:
     for name, part in DERIVED.items():
         under = found.get(part.under, 0.0)
         if part.over in found and under > 0:
-            found[name] = found[part.over] / under
+            share = found[part.over] / under
+            found[name] = 1 - share if part.lacking else share
     return found
+
+
+def measured(counts: Iterable[Sample], sketches: Iterable[Sketch]) -> dict[str, float]:
+    """The measured names of what a box reported over a stretch; raises nothing.
+
+    A metric that was reported with no series of the asked label is 0; one that was not reported at
+    all is not there. Sketches with other bounds than the first of their metric are left out.
+    """
+    found: dict[str, float] = {}
+    for sample in counts:
+        for name, series in MEASURED.items():
+            if series.metric == sample.metric and series.quantile is None:
+                matches = _matches(series, sample.labels)
+                found[name] = found.get(name, 0.0) + (sample.value if matches else 0.0)
+    merged: dict[str, Sketch] = {}
+    for sketch in sketches:
+        known = merged.get(sketch.metric)
+        if known is None:
+            merged[sketch.metric] = sketch
+        elif known.bounds == sketch.bounds:
+            merged[sketch.metric] = known.merged(sketch)
+    for name, series in MEASURED.items():
+        if series.quantile is not None and series.metric in merged:
+            value = merged[series.metric].quantile(series.quantile)
+            if value is not None:
+                found[name] = value
+    if "requests" in found:  # a counter that never moved is not reported: then it is 0
+        found = {"escalations": 0.0, "errors": 0.0, "schema_invalid": 0.0} | found
+    return found
+
+
+def _matches(series: Series, labels: Mapping[str, str]) -> bool:
+    if not series.label:
+        return True
+    value = labels.get(series.label, "")
+    if series.value.endswith("*"):
+        return value.startswith(series.value[:-1])
+    return value == series.value

@@ -36,6 +36,8 @@ from fleet.rollout.waves import HOLD_BACK, Candidate, enlist
 
 BATCH: Final = 500
 """Boxes a tick takes in, or offers to, of each sort."""
+PAIR_BATCH: Final = 50
+"""Comparisons of a tick: each reads the telemetry of two boxes."""
 
 
 def observe(tx: Tx, rollout: Rollout, now: float, listening_since_s: float) -> None:
@@ -60,9 +62,10 @@ def _silences(tx: Tx, rollout: Rollout, now: float, listening_since_s: float) ->
     if now - listening_since_s < limit_s:
         return []
     rows: list[Evidence] = []
-    for box, heard_s in tx.quiet(rollout.id, now - limit_s, BATCH):
+    bake_s = times.bake_hours * HOUR_S
+    for box, heard_s in tx.quiet(rollout.id, now - limit_s, now - bake_s, BATCH):
         since_s = max(heard_s, box.exposed_at_s or 0.0)
-        if now - since_s >= limit_s and watched(box, times.bake_hours * HOUR_S, now):
+        if now - since_s >= limit_s and watched(box, bake_s, now):
             silent, more = fell_silent(box, now - since_s, now)
             tx.put_box(rollout.id, silent)
             rows += more
@@ -75,7 +78,7 @@ def _comparisons(tx: Tx, rollout: Rollout, now: float) -> list[Evidence]:
         return []
     times, rows = rollout.plan.times, []
     wait_s = times.after_hours * HOUR_S + times.telemetry_grace_min * MINUTE_S
-    for box in tx.owed(rollout.id, now - wait_s, BATCH):
+    for box in tx.owed(rollout.id, now - wait_s, PAIR_BATCH):
         windows = windows_of(times, box)
         partner = tx.box(rollout.id, box.partner or "")
         assert windows is not None

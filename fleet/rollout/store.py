@@ -138,9 +138,9 @@ class Tx(Protocol):
         """Boxes whose newest report has not been used yet."""
 
     def quiet(
-        self, rollout: str, heard_before_s: float, limit: int
+        self, rollout: str, heard_before_s: float, confirmed_after_s: float, limit: int
     ) -> list[tuple[BoxProgress, float]]:
-        """Exposed boxes of aim NEW without that event that were last heard of before; and when."""
+        """Boxes last heard of before then, and when: working, or confirmed since; none twice."""
 
     def owed(self, rollout: str, serving_before_s: float, limit: int) -> list[BoxProgress]:
         """Boxes that owe a comparison and serve the change since before then."""
