@@ -23,7 +23,6 @@ telemetry_marks = Table(
     Column("stream", String(32), primary_key=True),
     Column("mark", BigInteger, nullable=False),  # all rows up to it are here or given up
     document("ahead"),  # [first, last] pairs above the mark that are here
-    Column("rows", BigInteger, nullable=False),
     Column("given_up", BigInteger, nullable=False),
     time_s("updated_s"),
     Index(None, "updated_s"),

@@ -205,6 +205,13 @@ def sums_of_row(row: TelemetryRow, at_s: float) -> dict[str, Sums]:
     return found
 
 
+def add_part(total: Sums, digest: str, part: Sums) -> None:
+    """Add what one artefact's part says to what the whole box says; rows count once."""
+    if digest != BOX:
+        part.rows = part.length_ms = 0
+    total.merge(part)
+
+
 def _fits_label(labels: Mapping[str, str], label: str, value: str) -> bool:
     if not label:
         return True
