@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 
 from edge_runtime.cache.semantic.words import (
@@ -31,6 +32,7 @@ from edge_runtime.cache.semantic.words import (
     tokens,
 )
 
+MAX_DIGITS = 20  # a longer number is compared as it is written
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 _MEASURES = frozenset(
@@ -142,7 +144,7 @@ def _poles(words: Sequence[str]) -> frozenset[str]:
 
 def _asked(words: Sequence[str]) -> frozenset[str]:
     found = {_ASKED[word] for word in words if word in _ASKED}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word == "how":
             found.add(_HOW.get(following, "manner"))
         elif word in ("what", "which") and following in ("time", "date", "day"):
@@ -213,27 +215,36 @@ def _quantities(words: Sequence[str]) -> list[str]:
         at += used
         after = UNITS.get(words[at], "") if at < len(words) else ""
         unit = after or (before if before in _CURRENCIES else "")
-        found.append(f"{value:g} {unit}".strip())
+        found.append(f"{value} {unit}".strip())
     return found
 
 
-def _number(words: Sequence[str], at: int) -> tuple[float, int]:
+def _number(words: Sequence[str], at: int) -> tuple[str, int]:
     """The number that begins at a place, and how many words it takes; 0 for none."""
     word = words[at]
     following = words[at + 1] if at + 1 < len(words) else ""
     if _NUMBER.fullmatch(word):
-        value = float(word.replace(",", ""))
-        return (value * MULTIPLES[following], 2) if following in MULTIPLES else (value, 1)
+        written = word.replace(",", "")
+        written = written.rstrip("0").rstrip(".") if "." in written else written
+        if following in MULTIPLES and len(written) <= MAX_DIGITS:
+            return _plain(Decimal(written) * MULTIPLES[following]), 2
+        return written, 1
     if found := _ORDINAL.fullmatch(word):
-        return float(found[1]), 1
+        return found[1], 1
     if word in ORDINALS and not (word == "second" and following in ("", "s")):
-        return float(ORDINALS[word]), 1
+        return str(ORDINALS[word]), 1
     if word == "one" and not (following in UNITS or following in MULTIPLES):
-        return 0.0, 0  # "a new one"
-    return _spelled(words, at)
+        return "", 0  # "a new one"
+    value, used = _spelled(words, at)
+    return str(value), used
 
 
-def _spelled(words: Sequence[str], at: int) -> tuple[float, int]:
+def _plain(value: Decimal) -> str:
+    whole = value.to_integral_value()
+    return str(int(whole)) if value == whole else f"{value:f}".rstrip("0")
+
+
+def _spelled(words: Sequence[str], at: int) -> tuple[int, int]:
     total, current, used = 0, 0, 0
     for word in words[at:]:
         if word in CARDINALS:
@@ -249,4 +260,4 @@ def _spelled(words: Sequence[str], at: int) -> tuple[float, int]:
         used += 1
     while used and words[at + used - 1] == "and":
         used -= 1
-    return float(total + current), used
+    return total + current, used
