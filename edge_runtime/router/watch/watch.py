@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Sequence
 
@@ -84,6 +85,7 @@ class Watch:
         )
         self._events: deque[WatchEvent] = deque(maxlen=settings.max_events)
         self._urgent = asyncio.Event()
+        self._writing = threading.Lock()
         self._restore(read_state(store.load()))
 
     @contextlib.asynccontextmanager
@@ -103,9 +105,14 @@ class Watch:
         """Write the state now. A disk that fails is logged; the next save tries again."""
         document = self.state().to_bytes()
         try:
-            await asyncio.to_thread(self._store.save, document)
+            await asyncio.to_thread(self._write, document)
         except OSError as error:
             log.warning("the watch's state was not saved", action="watch_save", error=str(error))
+
+    def _write(self, document: bytes) -> None:
+        # A save that was cancelled still runs in its thread: the next one waits for it.
+        with self._writing:
+            self._store.save(document)
 
     def certified(self, terms: Terms) -> None:
         """See `WatchLike.certified`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,39 @@ async def test_an_alarm_suspends_at_once_and_survives_a_restart() -> None:
     assert [one.kind for one in again.watch.events()] == [EventKind.CLEARED]
     assert box.listener.events[0].kind is EventKind.ALARM
     assert box.listener.events[0].values["signal"] in {"escalation", "scores"}
+
+
+class HeldStore(MemoryWatchStore):
+    """A disk whose first save takes until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy = 0
+        self.overlapped = False
+        self.started, self.go = threading.Event(), threading.Event()
+
+    def save(self, document: bytes) -> None:
+        self.busy += 1
+        self.overlapped = self.overlapped or self.busy > 1
+        self.started.set()
+        assert self.go.wait(20)
+        self.busy -= 1
+        super().save(document)
+
+
+async def test_a_save_waits_for_one_that_was_cancelled_but_still_writes() -> None:
+    store = HeldStore()
+    box = Box(store=store)
+    first = asyncio.create_task(box.watch.save())
+    await asyncio.to_thread(store.started.wait, 20)
+    first.cancel()
+    store.started.clear()
+    second = asyncio.create_task(box.watch.save())
+    # Were it not to wait, it would enter within this while.
+    assert not await asyncio.to_thread(store.started.wait, 0.05)
+    store.go.set()
+    await second
+    assert (store.saves, store.overlapped) == (2, False)
 
 
 async def test_an_alarm_that_only_tells_suspends_nothing() -> None:
