@@ -14,12 +14,12 @@ Rules
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from edge_runtime.bundle.digests import FileDigest
+from edge_runtime.bundle.digests import FileDigest, digest_chunks
 from edge_runtime.bundle.files import Files, exists, make_dirs, remove_tree
 from edge_runtime.bundle.manifest import BLOCK_BYTES, Sha256
 from edge_runtime.errors import BundleError
@@ -80,6 +80,27 @@ class BlobStore:
         return self._put(
             expected.sha256, expected.size, self._files.read_blocks(source, BLOCK_BYTES)
         )
+
+    def put_chunks(self, chunks: Iterable[bytes]) -> FileDigest:
+        """Keep bytes whose digest is not known yet; durable on return."""
+        draft = self._incoming / "chunks"
+        if exists(self._files, draft):
+            self._files.unlink(draft)
+        self._files.create(draft)
+        digest = digest_chunks(self._written(draft, chunks))
+        self._files.fsync_file(draft)
+        self._files.rename(draft, self.path(digest.sha256))
+        self._files.fsync_dir(self._blobs)
+        return digest
+
+    def discard(self, digest: str) -> None:
+        """Remove a blob that nothing names yet."""
+        self._files.unlink(self.path(digest))
+
+    def _written(self, draft: Path, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._files.append(draft, chunk)
+            yield chunk
 
     def _put(self, digest: str, size: int, chunks: Iterable[bytes]) -> int:
         target = self.path(digest)

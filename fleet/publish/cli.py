@@ -53,6 +53,7 @@ class What(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command()(publish)
+    app.command()(delta)
     app.command()(timestamp)
     app.add_typer(keys_app, name="keys")
 
@@ -99,6 +100,33 @@ def publish(
             done = publisher.certificate(name, _read(paths[0]))
         else:
             done = publisher.release(name, version, paths, release_floor=release_floor)
+        _say(done)
+
+
+def delta(
+    name: Annotated[str, typer.Argument(help="Model.")],
+    base: Annotated[str, typer.Argument(help="Release number or digest to start from.")],
+    result: Annotated[str, typer.Argument(help="Release number or digest to arrive at.")],
+    repo: RepoPath,
+    keys: KeyDirs,
+    *,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make and publish what turns one published bundle into another on a box."""
+    from fleet.publish.publish import Publisher, find_bundle, published_manifest
+    from fleet.publish.repository import Repository
+
+    with _refusals():
+        repository = Repository(repo)
+        publisher = Publisher(repository, _ring(keys, passphrase_file), datetime.now(UTC))
+        ends = [find_bundle(repository, name, text) for text in (base, result)]
+        done, made = publisher.delta(name, *ends)
+        files = {entry.path: entry.size for entry in published_manifest(repository, ends[1]).files}
+        table = Table("file", "bytes", "delta", "share")
+        for item in made.files:
+            full, size = files[item.delta.path], item.delta.size
+            table.add_row(item.delta.path, f"{full}", f"{size}", f"{size / max(full, 1):.1%}")
+        Console().print(table)
         _say(done)
 
 

@@ -96,23 +96,29 @@ class Publisher:
             facts = facts_of(manifest, release_floor).model_dump(mode="json")
             return self._put(role, target, data, facts, new_bytes)
 
-    def delta(self, delta: DeltaSet) -> Published:
-        """Publish how to make one published bundle out of another; its blobs are in the store.
+    def delta(self, name: str, base: str, result: str) -> tuple[Published, DeltaSet]:
+        """Make and publish deltas that turn bundle `base` of a name into bundle `result`.
 
-        Raises `BundleError` when a blob or one of the two bundles is missing.
+        Costs minutes for gigabytes. Raises `BundleError` when one of them is not published.
         """
-        role = model_role(delta.name)
+        from fleet.delta.make import make_deltas  # noqa: PLC0415 - needs onnx, the rest does not
+
+        role = model_role(name)
         with self.repository.locked():
             published = read_targets(self.repository, role)
-            for digest in (delta.base, delta.result):
-                if bundle_target(delta.name, digest) not in published:
-                    raise BundleError(digest, f"is no published bundle of {delta.name}: publish it")
-            for item in delta.files:
-                if not self.repository.blobs.has(item.delta.sha256):
-                    raise BundleError(item.delta.path, "its delta is not in the blob store")
-            size = sum(item.delta.size for item in delta.files)
-            target = delta_target(delta.name, delta.result, delta.base)
-            return self._put(role, target, delta.canonical(), {"size_bytes": size}, size)
+            for digest in (base, result):
+                if bundle_target(name, digest) not in published:
+                    raise BundleError(digest, f"is no published bundle of {name}: publish it")
+            made = make_deltas(
+                self.repository.blobs,
+                self.repository.files,
+                published_manifest(self.repository, base),
+                published_manifest(self.repository, result),
+            )
+            size = sum(item.delta.size for item in made.files)
+            target = delta_target(name, result, base)
+            done = self._put(role, target, made.canonical(), {"size_bytes": size}, size)
+            return done, made
 
     def settings(self, name: str, envelope: bytes, *, release_floor: int = 1) -> Published:
         """Publish a signed settings document, as its envelope; its release is the next number.
@@ -233,6 +239,17 @@ def facts_of(manifest: Manifest, release_floor: int = 1) -> BundleFacts:
 def published_manifest(repository: Repository, digest: str) -> Manifest:
     """The manifest of a published bundle, out of the blob store. Raises `BundleError`."""
     return parse_manifest(repository.blobs.read(digest, MAX_DOCUMENT_BYTES))
+
+
+def find_bundle(repository: Repository, name: str, text: str) -> str:
+    """The digest of a published bundle, by it or by its release number. Raises `BundleError`."""
+    folder = bundle_target(name, "0" * 64)
+    releases = releases_of(repository, model_role(name), folder)
+    for path, release in releases.items():
+        digest = path.rpartition("/")[2].removesuffix(".json")
+        if text in (digest, str(release)):
+            return digest
+    raise BundleError(f"{name} {text}", "is no published bundle: give a release number or a digest")
 
 
 def read_targets(repository: Repository, role: str) -> Mapping[str, TargetFile]:

@@ -3,8 +3,9 @@
 Rules
 - Sources are asked in the order they were listed, nearest first; one that failed rests, twice as
   long after each failure in a row, and then comes after those that did not.
-- A source that does not have a blob is not asked for it again in this job; one that sent wrong
-  bytes `max_corrupt` times, or failed `max_failures` times in a row, is not asked for anything.
+- A source that does not have a blob, or sent wrong bytes of it `max_corrupt` times, is not asked
+  for it again in this job. One that sent wrong bytes `max_corrupt_in_all` times, or failed
+  `max_failures` times in a row, is not asked for anything.
 - When nobody is left the error says what each of them did.
 """
 
@@ -31,6 +32,7 @@ class AccountLimits:
 
     max_failures: int = 5
     max_corrupt: int = 2
+    max_corrupt_in_all: int = 8
     first_rest_s: float = 1.0
     longest_rest_s: float = 60.0
 
@@ -45,6 +47,7 @@ class Account:
     failures_in_row: int = 0
     counts: dict[Fault, int] = field(default_factory=lambda: dict.fromkeys(Fault, 0))
     missing: set[str] = field(default_factory=set)
+    corrupt: dict[str, int] = field(default_factory=dict)
     rests_until_s: float = 0.0
     last: str = ""
 
@@ -75,7 +78,7 @@ class Accounts:
         able = [
             (index, account)
             for index, account in enumerate(self.all)
-            if not self._given_up(account) and blob not in account.missing
+            if not self._given_up(account, blob)
         ]
         awake = [
             (account.failures_in_row, index)
@@ -103,20 +106,24 @@ class Accounts:
         if fault is Fault.MISSING:
             account.missing.add(blob)
             return
+        if fault is Fault.CORRUPT:
+            account.corrupt[blob] = account.corrupt.get(blob, 0) + 1
         account.failures_in_row += 1
         rest_s = self._limits.first_rest_s * 2.0 ** (account.failures_in_row - 1)
         account.rests_until_s = now_s + min(rest_s, self._limits.longest_rest_s)
 
-    def _given_up(self, account: Account) -> bool:
+    def _given_up(self, account: Account, blob: str) -> bool:
         return (
-            account.failures_in_row >= self._limits.max_failures
-            or account.counts[Fault.CORRUPT] >= self._limits.max_corrupt
+            blob in account.missing
+            or account.corrupt.get(blob, 0) >= self._limits.max_corrupt
+            or account.counts[Fault.CORRUPT] >= self._limits.max_corrupt_in_all
+            or account.failures_in_row >= self._limits.max_failures
         )
 
     def _nobody(self, blob: str) -> EdgeError:
         if not self.all:
             return TransportError("no source was named: the want must list one")
         story = "; ".join(f"{account.name}: {account.last or 'given up'}" for account in self.all)
-        if all(account.counts[Fault.CORRUPT] for account in self.all):
+        if all(account.corrupt.get(blob) for account in self.all):
             return BundleError(f"blob {blob[:12]}", f"every source sent other bytes: {story}")
         return TransportError(f"no source gave blob {blob[:12]}: {story}; try again later")

@@ -12,11 +12,11 @@ import structlog
 
 from edge_runtime.agent.contract import FetchJob, NoDeltaError, Progress
 from edge_runtime.agent.download.blob import READ_BACK_TRIES, Transfer
-from edge_runtime.agent.download.delta import apply_delta
 from edge_runtime.agent.download.local import LocalFiles
 from edge_runtime.agent.download.plan import BlobSpec, FilePlan, Way, plan_files
 from edge_runtime.agent.download.spool import Part, Spool
 from edge_runtime.agent.trust import TargetRef
+from edge_runtime.bundle.delta import apply_delta
 from edge_runtime.bundle.digests import bundle_digest
 from edge_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edge_runtime.bundle.pack import parse_manifest

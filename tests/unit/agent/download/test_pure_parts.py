@@ -148,12 +148,21 @@ def test_a_source_without_the_blob_is_asked_for_others() -> None:
     assert "a: does not have it; b: does not have it" in str(error)
 
 
-def test_a_source_that_sends_wrong_bytes_twice_is_given_up() -> None:
+def test_a_source_that_sends_wrong_bytes_of_a_blob_twice_is_not_asked_for_it() -> None:
     accounts = Accounts(["a"], AccountLimits(max_corrupt=2))
     accounts.note_fault(0, BLOB, Fault.CORRUPT, "sent other bytes", 0.0)
     assert isinstance(accounts.choose(BLOB, 0.0), Wait)
     accounts.note_fault(0, BLOB, Fault.CORRUPT, "sent other bytes", 9.0)
     assert isinstance(accounts.choose(BLOB, 99.0), BundleError)
+    assert accounts.choose("f" * 64, 99.0) == Ask(0)  # one damaged blob is not a damaged source
+
+
+def test_a_source_that_sends_many_wrong_blobs_is_asked_for_nothing() -> None:
+    accounts = Accounts(["a"], AccountLimits(max_corrupt_in_all=3))
+    for number in range(3):
+        accounts.note_fault(0, f"{number:064}", Fault.CORRUPT, "sent other bytes", 0.0)
+        accounts.note_block(0, 1)
+    assert isinstance(accounts.choose(BLOB, 99.0), TransportError)
 
 
 def test_no_sources_is_said_so() -> None:

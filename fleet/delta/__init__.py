@@ -1,0 +1,1 @@
+"""Making tensor deltas between published bundles."""
