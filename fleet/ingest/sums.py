@@ -133,7 +133,7 @@ class Sums:
         found = [(parse_key(key)[1], amount) for key, amount in self._of(self.counts, metric)]
         if not found:
             return None
-        return sum(amount for labels, amount in found if _fits_label(labels, label, value))
+        return float(sum(amount for labels, amount in found if _fits_label(labels, label, value)))
 
     def distribution(self, metric: str) -> Sketch | None:
         """All series of a histogram as one."""
