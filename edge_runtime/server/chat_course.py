@@ -23,7 +23,7 @@ from edge_runtime.cache.key import Question, answer_fields, cache_key
 from edge_runtime.cache.policy import Use, is_whole, parse_cache_control, use_for
 from edge_runtime.cache.semantic.contract import similar_question
 from edge_runtime.core import Kind, ModelInfo
-from edge_runtime.errors import CapacityError, EdgeError, UsageError
+from edge_runtime.errors import CapacityError, EdgeError, EngineError, UsageError
 from edge_runtime.ledger.rows import Tokens
 from edge_runtime.router.contract import (
     FrontierCall,
@@ -194,6 +194,7 @@ class ChatCourse:
         info = case.info(rung)
         holding = case.certificate_at(rung)
         retries = self.plan.schema_retries if asked.form is not None and holding is None else 0
+        problem: EngineError | None = None
         for retry in range(retries + 1):
             try:
                 job = await self._job(info, scored=holding is not None)
@@ -205,16 +206,15 @@ class ChatCourse:
             work = found.figures.work(self.services.clock())
             problem = chat_judged.problem_of(found, asked.form)
             if problem is None:
-                break
+                score = chat_judged.score_of(found, holding)
+                task = self.plan.task_of(info.name)
+                case.told.bill.local(info, work, rung=rung, score=score, task=task)
+                case.answered(rung, score)
+                self.collected[rung] = found
+                return
             case.told.bill.local(info, work, rung=rung, reason=str(Reason.SCHEMA_INVALID))
-        if problem is not None:
-            case.failed(rung, Reason.SCHEMA_INVALID, problem)
-            return
-        score = chat_judged.score_of(found, holding)
-        task = self.plan.task_of(info.name)
-        case.told.bill.local(info, work, rung=rung, score=score, task=task)
-        case.answered(rung, score)
-        self.collected[rung] = found
+        assert problem is not None, "no try was made"
+        case.failed(rung, Reason.SCHEMA_INVALID, problem)
 
     async def _give(self, step: Keep) -> web.StreamResponse:
         """Give an answer that was collected."""

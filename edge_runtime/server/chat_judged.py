@@ -52,7 +52,7 @@ def redrawn(job: Job, retry: int) -> Job:
     return replace(job, requests=requests)
 
 
-def problem_of(found: Collected, form: AnswerForm | None) -> Exception | None:
+def problem_of(found: Collected, form: AnswerForm | None) -> EngineError | None:
     """What is wrong with the form of a local answer."""
     if form is None:
         return None

@@ -78,6 +78,7 @@ def fields(model: type[BaseModel]) -> set[str]:
         manifest.Source,
         manifest.Sampling,
         manifest.Golden,
+        manifest.Escalation,
     ],
 )
 def test_every_field_of_a_manifest_is_described_and_no_other(model: type[BaseModel]) -> None:
