@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import structlog
 
-from edge_runtime.errors import EdgeError, TransportError
+from edge_runtime.errors import EdgeError, TransportError, UsageError
 from edge_runtime.stats.verdict import Verdict
 from fleet.rollout.evidence import Evidence
 from fleet.rollout.guards import Guard, judge, runs_of
@@ -81,7 +81,12 @@ class RolloutEngine:
         self.listening_since_s = clock()
 
     async def file(self, plan: RolloutPlan, artefact: Artefact, actor: str) -> str:
-        """Store a plan as a draft, or approved where the plan asks for nobody; its id."""
+        """Store a plan as a draft, or approved where the plan asks for nobody; its id.
+
+        The plan's release must be known (`catalogue.resolved`).
+        """
+        if not plan.change.release:
+            raise UsageError("the plan names no release; look it up first", code="invalid_plan")
         rollout, now = self._make_id(), self._clock()
 
         def work(tx: Tx) -> None:

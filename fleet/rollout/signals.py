@@ -9,12 +9,10 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
-
-from edge_runtime.agent.protocol import Sample, Sketch
 
 Figures = Mapping[str, float]
 """Sums and quantiles of one box over one window, by the names of `MEASURED`."""
@@ -113,6 +111,9 @@ DERIVED: Final[Mapping[str, Derived]] = MappingProxyType(
     }
 )
 
+NEVER_MOVED: Final = ("escalations", "errors", "schema_invalid")
+"""Counters that a box does not report before they first moved: beside requests, they are 0."""
+
 EVENT_NAMES: Final[Mapping[str, type]] = MappingProxyType(dict.fromkeys(EVENTS, bool))
 FIGURE_NAMES: Final[Mapping[str, type]] = MappingProxyType(
     dict.fromkeys((*MEASURED, *DERIVED), float)
@@ -153,47 +154,12 @@ QUALITY_DEFAULTS: Final[Mapping[str, QualityDefault]] = MappingProxyType(
 def with_derived(window: Figures) -> dict[str, float]:
     """The measured names of a window together with the fractions that can be made of them."""
     found = {name: float(value) for name, value in window.items() if name in MEASURED}
+    if "requests" in found:
+        for name in NEVER_MOVED:
+            found.setdefault(name, 0.0)
     for name, part in DERIVED.items():
         under = found.get(part.under, 0.0)
         if part.over in found and under > 0:
             share = found[part.over] / under
             found[name] = 1 - share if part.lacking else share
     return found
-
-
-def measured(counts: Iterable[Sample], sketches: Iterable[Sketch]) -> dict[str, float]:
-    """The measured names of what a box reported over a stretch; raises nothing.
-
-    A metric that was reported with no series of the asked label is 0; one that was not reported at
-    all is not there. Sketches with other bounds than the first of their metric are left out.
-    """
-    found: dict[str, float] = {}
-    for sample in counts:
-        for name, series in MEASURED.items():
-            if series.metric == sample.metric and series.quantile is None:
-                matches = _matches(series, sample.labels)
-                found[name] = found.get(name, 0.0) + (sample.value if matches else 0.0)
-    merged: dict[str, Sketch] = {}
-    for sketch in sketches:
-        known = merged.get(sketch.metric)
-        if known is None:
-            merged[sketch.metric] = sketch
-        elif known.bounds == sketch.bounds:
-            merged[sketch.metric] = known.merged(sketch)
-    for name, series in MEASURED.items():
-        if series.quantile is not None and series.metric in merged:
-            value = merged[series.metric].quantile(series.quantile)
-            if value is not None:
-                found[name] = value
-    if "requests" in found:  # a counter that never moved is not reported: then it is 0
-        found = {"escalations": 0.0, "errors": 0.0, "schema_invalid": 0.0} | found
-    return found
-
-
-def _matches(series: Series, labels: Mapping[str, str]) -> bool:
-    if not series.label:
-        return True
-    value = labels.get(series.label, "")
-    if series.value.endswith("*"):
-        return value.startswith(series.value[:-1])
-    return value == series.value

@@ -18,6 +18,8 @@ from edge_runtime.agent.protocol import MAX_BYTES, BoxState, Channel, Want, unch
 from edge_runtime.errors import UsageError
 from fleet.db.database import Database
 from fleet.db.tables import box_items, boxes
+from fleet.ingest.figures import figures_of
+from fleet.ingest.queries import window_sums
 from fleet.registry.facts import Limits
 from fleet.registry.wants import newest_want, next_want
 from fleet.rollout import rows
@@ -27,7 +29,7 @@ from fleet.rollout.inventory import BoxFacts
 from fleet.rollout.pairs import Window
 from fleet.rollout.progress import LOST, OPEN, BoxProgress, PairState, Report, Status
 from fleet.rollout.signals import Figures
-from fleet.rollout.sql_fleet import facts_of_boxes, figures_of_box
+from fleet.rollout.sql_fleet import facts_of_boxes
 from fleet.rollout.states import Aim, Counts, Phase, Recall, RolloutState, Transition
 from fleet.rollout.store import ConflictError, Rollout, Tx, Unpublished, unknown
 from fleet.rollout.tables import (
@@ -331,7 +333,8 @@ class SqlTx:
 
     def figures(self, rollout: Rollout, box: str, window: Window) -> Figures:
         del rollout
-        return figures_of_box(self._connection, box, window)
+        sums = window_sums(self._connection, box, window.start_s, window.end_s)
+        return figures_of(sums)
 
     # Evidence and verdicts.
 

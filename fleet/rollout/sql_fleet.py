@@ -1,35 +1,27 @@
-"""What planning and guards read of the registry and of telemetry."""
+"""What planning reads of the registry."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-import zstandard
 from sqlalchemy import Connection, select
 
 from edge_runtime.agent.protocol import (
     MAX_BYTES,
-    MAX_ROWS_BYTES,
     Channel,
     Health,
     ItemReport,
-    Sample,
-    Sketch,
-    TelemetryRow,
     Want,
     WantItem,
     unchecked_payload,
 )
 from fleet.db.tables import boxes
-from fleet.db.tables_telemetry import telemetry_rows
 from fleet.registry.facts import Known, Limits
 from fleet.registry.selection import compile_target, select_boxes
 from fleet.rollout.inventory import BoxFacts
-from fleet.rollout.pairs import Window
 from fleet.rollout.plan import RolloutPlan
 from fleet.rollout.progress import Base
-from fleet.rollout.signals import Figures, measured
 from fleet.rollout.states import ENDED
 from fleet.rollout.tables import rollout_boxes, rollouts
 
@@ -136,21 +128,3 @@ def _taken(connection: Connection, plan: RolloutPlan, rollout: str | None) -> di
         )
     )
     return dict(connection.execute(query).all())
-
-
-def figures_of_box(connection: Connection, box: str, window: Window) -> Figures:
-    """What a box reported over a stretch: rows that ended in it. About 50 microseconds a row."""
-    query = select(telemetry_rows.c.row).where(
-        telemetry_rows.c.principal == box,
-        telemetry_rows.c.at_s > window.start_s,
-        telemetry_rows.c.at_s <= window.end_s,
-    )
-    counts: list[Sample] = []
-    sketches: list[Sketch] = []
-    unpack = zstandard.ZstdDecompressor()
-    for packed in connection.execute(query).scalars():
-        data = unpack.decompress(packed, max_output_size=MAX_ROWS_BYTES)
-        row = TelemetryRow.model_validate_json(data)
-        counts += row.counts
-        sketches += row.sketches
-    return measured(counts, sketches)

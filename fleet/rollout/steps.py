@@ -36,8 +36,8 @@ from fleet.rollout.waves import HOLD_BACK, Candidate, enlist
 
 BATCH: Final = 500
 """Boxes a tick takes in, or offers to, of each sort."""
-PAIR_BATCH: Final = 50
-"""Comparisons of a tick: each reads the telemetry of two boxes."""
+PAIR_BATCH: Final = 8
+"""Comparisons of a tick: each reads hours of telemetry of two boxes."""
 
 
 def observe(tx: Tx, rollout: Rollout, now: float, listening_since_s: float) -> None:

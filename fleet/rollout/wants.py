@@ -40,7 +40,7 @@ def item_of(
         rollout=rollout,
         digest=change.digest,
         release=change.release,
-        release_floor=change.release_floor,
+        release_floor=max(1, change.release_floor),
         bytes_full=artefact.bytes_full,
         delta_base=box.base.digest if box.base is not None and delta is not None else None,
         bytes_delta=delta,
