@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from edge_runtime.cache.semantic.settings import SemanticCacheSettings
 from edge_runtime.config_section import HomePath, Section
 from edge_runtime.router.contract import Policy, Privacy
 
@@ -253,3 +254,4 @@ class CacheSettings(Section):
     """Answers kept for later."""
 
     exact: ExactCacheSettings = Field(default_factory=ExactCacheSettings)
+    semantic: SemanticCacheSettings = Field(default_factory=SemanticCacheSettings)

@@ -16,6 +16,7 @@ from edge_runtime.core import ModelHost
 from edge_runtime.errors import CapacityError, ConfigError, UsageError
 from edge_runtime.metrics import Metrics
 from edge_runtime.router.open import open_router
+from edge_runtime.router.similar import semantic_cache
 from edge_runtime.server.app import create_app
 from edge_runtime.server.context import SERVICES
 
@@ -81,6 +82,7 @@ async def serve(
         )
         host = await stack.enter_async_context(open_host(settings, metrics))
         hosts.append(host)
+        await stack.enter_async_context(semantic_cache(router, host, settings.cache.semantic))
         app = create_app(host, settings, metrics, router=router)
         async with listening(app, settings) as url:
             log.info("listening", action="listening", url=url)

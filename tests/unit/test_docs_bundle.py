@@ -13,6 +13,7 @@ import typer
 from pydantic import BaseModel
 
 from edge_runtime.bundle import manifest
+from edge_runtime.bundle.escalation import Escalation
 from edge_runtime.bundle.pointer import Pointer
 from edge_runtime.cli import app as runtime_app
 from edge_runtime.config_file import parse_settings
@@ -78,7 +79,7 @@ def fields(model: type[BaseModel]) -> set[str]:
         manifest.Source,
         manifest.Sampling,
         manifest.Golden,
-        manifest.Escalation,
+        Escalation,
     ],
 )
 def test_every_field_of_a_manifest_is_described_and_no_other(model: type[BaseModel]) -> None:
