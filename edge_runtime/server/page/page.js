@@ -134,7 +134,7 @@ function showRecent(recent) {
   fill(find("recent"), recent.map((one) => {
     const line = row([
       `${number(one.ago_s, 0)} s`, one.model || one.route, one.answered_by || "–", one.tier,
-      one.degraded ? `${one.reason} (degraded)` : one.reason, { number: number(one.ms) },
+      reason(one), { number: number(one.ms) },
       { number: money(one.cost) }, { number: joules(one.joules) },
     ]);
     line.children[3].className = one.tier;
@@ -186,11 +186,15 @@ async function poll() {
   setTimeout(poll, POLL_MS);
 }
 
+function reason(one) {
+  return one.degraded && one.reason !== "degraded" ? `${one.reason}, degraded` : one.reason;
+}
+
 function why(edge) {
   if (!edge) return "";
   const parts = [];
   if (edge.answered_by) parts.push(`${edge.tier}: ${edge.answered_by}`);
-  if (edge.reason) parts.push(edge.degraded ? `${edge.reason}, degraded` : edge.reason);
+  if (edge.reason) parts.push(reason(edge));
   if (edge.score !== null && edge.score !== undefined && edge.threshold !== null) {
     parts.push(`score ${edge.score.toFixed(3)} of ${edge.threshold.toFixed(3)} needed`);
   }
@@ -198,6 +202,12 @@ function why(edge) {
   if (edge.cost) parts.push(money(Number(edge.cost)));
   if (edge.joules) parts.push(joules(edge.joules));
   return parts.join(" · ");
+}
+
+// A frontier names one label and no scores.
+function labels(entry) {
+  if (!entry.labels.length) return entry.label;
+  return entry.labels.map((one) => `${one.label} ${number(one.score, 3)}`).join("\n");
 }
 
 async function ask(event) {
@@ -216,9 +226,7 @@ async function ask(event) {
       ? await call("/v1/classify", { model: name, input: text, top_k: 3 })
       : await call("/v1/chat/completions", {
         model: name, messages: [{ role: "user", content: text }] });
-    const said = kind === "classify"
-      ? answer.data[0].labels.map((one) => `${one.label} ${one.score === null ? "" : one.score.toFixed(3)}`).join("\n")
-      : answer.choices[0].message.content;
+    const said = kind === "classify" ? labels(answer.data[0]) : answer.choices[0].message.content;
     const took = `${(performance.now() - began).toFixed(0)} ms`;
     item.append(make("div", said, "answer"), make("div", `${why(answer.edge)} · ${took}`, "who"));
     find("text").value = "";
