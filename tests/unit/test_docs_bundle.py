@@ -107,7 +107,7 @@ def test_the_pointer_of_the_store_is_described() -> None:
 def test_commands_of_the_store_exist() -> None:
     known = set(typer.main.get_command(runtime_app).commands)  # type: ignore[attr-defined]
     named = {name.split()[1] for name in first_names(section("store", "Commands"))}
-    assert named == {"install", "activate", "revert", "models"}
+    assert named == {"install", "activate", "revert", "models", "clean"}
     assert named <= known
 
 
