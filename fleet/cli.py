@@ -6,12 +6,14 @@ import typer
 
 from edge_runtime import __version__
 from fleet.publish.cli import register as register_publish
+from fleet.rollout.cli import register as register_rollouts
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The control host of a fleet of edge boxes. Rollouts and telemetry are not built yet.",
+    help="The control host of a fleet of edge boxes. Telemetry is not built yet.",
 )
 register_publish(app)
+register_rollouts(app)
 
 
 @app.callback()

@@ -65,12 +65,16 @@ class Bench:
 
 
 class RolloutEngine:
-    """Drives all rollouts of a store. `listening_since_s` is set anew at every reconnect."""
+    """Drives all rollouts of a store. `listening_since_s` is set anew at every reconnect.
+
+    Without a `transport` it only takes plans and orders: what they lead to is published by the
+    engine that has one.
+    """
 
     def __init__(
         self,
         store: Store,
-        transport: Transport,
+        transport: Transport | None,
         clock: Callable[[], float],
         *,
         make_id: Callable[[], str] = lambda: f"r-{secrets.token_hex(5)}",
@@ -143,7 +147,7 @@ class RolloutEngine:
 
     async def _publish(self, rollout: str) -> None:
         """Publish what is stored and not published; what fails stays for the next tick."""
-        while True:
+        while self._transport is not None:
             waiting = await self._store.read(lambda tx: tx.unpublished(rollout, BATCH))
             if not waiting:
                 return

@@ -238,6 +238,11 @@ def _value(spec: QualityGuard, window: Figures) -> float | None:
     return float(figure if spec.better == "higher" else -figure)
 
 
+def step_of(guard: QualityGuard) -> float:
+    """The tolerance in the scale of the test: of shares as it is, of ratios its logarithm."""
+    return guard.tolerance if guard.scale == "difference" else -math.log1p(-guard.tolerance)
+
+
 def runs_of(guards: Guards, strata: Sequence[str]) -> tuple[Guard, ...]:
     """Fresh guards of a plan; `strata` are those of the boxes that take part."""
     found: list[Guard] = [
@@ -246,11 +251,7 @@ def runs_of(guards: Guards, strata: Sequence[str]) -> tuple[Guard, ...]:
     ]
     for name, quality in sorted(guards.quality.items()):
         level = guards.level(name)
-        # A ratio of 1 - tolerance is a step of its logarithm.
-        tolerance = quality.tolerance
-        if quality.scale == "ratio":
-            tolerance = -math.log1p(-tolerance)
-        test = DifferenceInDifferences(tolerance, fail_level=level, pass_level=level)
+        test = DifferenceInDifferences(step_of(quality), fail_level=level, pass_level=level)
         found.append(QualityRun(name, quality, test))
     return tuple(found)
 

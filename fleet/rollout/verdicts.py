@@ -20,7 +20,6 @@ from edge_runtime.stats.verdict import Verdict
 from fleet.rollout.evidence import Evidence, Sort
 from fleet.rollout.guards import Finding, findings, runs_of
 from fleet.rollout.plan import Guards
-from fleet.rollout.states import Transition
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +159,3 @@ def explain(
         again.verdict is record.verdict and digest.sha256() == record.rows_sha256,
         tuple(row for row in used if row.box in named and row.sort is Sort.EVENT),
     )
-
-
-def story(history: Sequence[Transition]) -> list[str]:
-    """A rollout's history in lines."""
-    lines = []
-    for entry in history:
-        gate = f" [gate: {entry.gate}]" if entry.gate is not None else ""
-        lines.append(
-            f"{entry.before} -> {entry.after} (wave {entry.wave + 1}) by {entry.actor}{gate}: "
-            f"{entry.reason}"
-        )
-    return lines
