@@ -87,6 +87,7 @@ alerts = Table(
     document("values"),
     # What was said to the webhook: each of raised and cleared, delivered or given up.
     Column("tries", Integer, nullable=False),
+    time_s("next_try_s"),
     Column("told", String(16), nullable=False),  # waiting, told, given_up, nobody
     Column("last_error", Text, nullable=False),
     Index(None, "told"),
