@@ -177,7 +177,7 @@ class Bill:
     till: Till
     payer: Payer
     attempts: int = 0
-    told: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     rows: list[Attempt] = field(default_factory=list)
     cost_nano: int = 0
     frontier_nano: int = 0
@@ -251,10 +251,12 @@ class Bill:
 
     def frontier(self, reply: FrontierReply) -> None:
         """A frontier answered; its rows were written by the frontier side."""
+        number = self.attempts
         self.attempts += reply.tries
         self.cost_nano += reply.cost_nano
         self.frontier_nano += reply.cost_nano
-        self.told.append(
+        self._tell(
+            number,
             {
                 "tier": str(Tier.FRONTIER),
                 "model": reply.frontier,
@@ -265,22 +267,24 @@ class Bill:
                 "tokens_out": reply.tokens.tokens_out,
                 "cost": money(reply.cost_nano),
                 "ms": _ms(reply.total_s * 1e6),
-            }
+            },
         )
 
     def frontier_failed(self, error: FrontierError) -> None:
         """No frontier answered; what the tries cost is told all the same."""
+        number = self.attempts
         self.attempts += error.tries
         self.cost_nano += error.cost_nano
         self.frontier_nano += error.cost_nano
-        self.told.append(
+        self._tell(
+            number,
             {
                 "tier": str(Tier.FRONTIER),
                 "status": str(Status.ERROR),
                 "why": str(error.why),
                 "tries": error.tries,
                 "cost": money(error.cost_nano),
-            }
+            },
         )
 
     def close(self, *, rung: int | None, reason: Reason | str) -> None:
@@ -323,7 +327,8 @@ class Bill:
         self.saved_nano += row.saved_nano
         self.energy_uj += row.energy_uj
         self.sources.append(row.energy_source)
-        self.told.append(
+        self._tell(
+            row.attempt,
             {
                 "tier": str(row.tier),
                 "model": row.model,
@@ -335,8 +340,16 @@ class Bill:
                 "cost": money(row.cost_nano),
                 "joules": row.energy_uj / 1e6,
                 "ms": _ms(row.duration_us),
-            }
+            },
         )
+
+    def _tell(self, number: int, entry: dict[str, Any]) -> None:
+        self.entries.append((number, entry))
+
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        """What is told of each attempt, in the order they were made."""
+        return [entry for _, entry in sorted(self.entries, key=lambda one: one[0])]
 
     def field(self) -> dict[str, Any]:
         """The cost part of the body's `edge`."""

@@ -46,7 +46,7 @@ class Told:
     @property
     def worth_telling(self) -> bool:
         """Whether a refusal has anything to say besides its message."""
-        return bool(self.bill.told) or bool(self.reason and not self.answered_by)
+        return bool(self.bill.entries) or bool(self.reason and not self.answered_by)
 
     def headers(self, *, answered: bool = True) -> dict[str, str]:
         """The `x-edge-*` headers of an answer or a refusal."""

@@ -187,9 +187,12 @@ class ClassifyCourse:
         escalating = [(item, one.reason) for item, one in steps if isinstance(one, Escalate)]
         if escalating:
             places = asyncio.Semaphore(self.services.router.settings.max_concurrent_escalations)
-            async with asyncio.TaskGroup() as group:
-                for item, reason in escalating:
-                    group.create_task(self._escalate(item, reason, places))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for item, reason in escalating:
+                        group.create_task(self._escalate(item, reason, places))
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from errors
 
     # the local models
 
