@@ -307,7 +307,7 @@ async def test_settings_are_one_file_by_their_digest(shelf: Shelf) -> None:
     assert box.files.read(path, 100) == data
 
 
-async def test_a_release_of_one_file_is_that_file(shelf: Shelf) -> None:
+async def test_a_release_is_the_folder_of_its_files(shelf: Shelf) -> None:
     import hashlib
 
     wheel = b"wheel"
@@ -318,7 +318,8 @@ async def test_a_release_of_one_file_is_that_file(shelf: Shelf) -> None:
     box = Box(MemoryBlobs({digest: data, sha256: wheel}, name="a"))
     job = job_for(digest, len(data), kind=ItemKind.DAEMON)
     path = await box.fetch(job)
-    assert (path.name, box.files.read(path, 100)) == ("edge.whl", wheel)
+    assert box.files.listdir(path) == ["edge.whl"]
+    assert box.files.read(path / "edge.whl", 100) == wheel
     assert await box.fetch(job) == path
 
 
