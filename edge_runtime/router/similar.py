@@ -17,7 +17,7 @@ import structlog
 from edge_runtime.cache.semantic.cache import SemanticCache, open_semantic_cache
 from edge_runtime.cache.semantic.contract import Embed, Vector
 from edge_runtime.cache.semantic.settings import SemanticCacheSettings
-from edge_runtime.core import Kind, ModelHost, ModelInfo
+from edge_runtime.core import FloatArray, Kind, ModelHost, ModelInfo
 from edge_runtime.errors import CapacityError, EdgeError, UsageError
 from edge_runtime.router.router import Router
 
@@ -34,11 +34,12 @@ def embedder(host: ModelHost, info: ModelInfo) -> Embed:
         if not 0 < len(tokens) <= info.context_tokens:
             return None
         try:
-            rows = await host.encode(info.name, [tokens])
+            rows: FloatArray = await host.encode(info.name, [tokens])
         except EdgeError as error:
             log.info("question not embedded", action="embed_failed", reason=str(error))
             return None
-        return rows[0]
+        vector: Vector = rows[0]
+        return vector
 
     return embed
 
