@@ -10,6 +10,8 @@ Rules
   comes now, the nearest earlier one of another intent, and of the same intent with other details.
 - `edit-*` are the question itself with the smallest change that changes its answer.
 - Nearest is by cosine of the encoder that the cache uses, so the pairs are the hardest it meets.
+- `again` was made after one report on `test`: from the same half, with what was asked earlier and
+  what comes now turned about, other edits, and no pair that `test` has.
 - `curation.json` lists what reading found wrong: pairs of intents that are told apart by their
   labels only, single questions with a wrong label, and single pairs. They are left out.
 """
@@ -79,23 +81,27 @@ def read_questions(data: Path) -> list[Question]:
 def make_pairs(
     questions: list[Question], vectors: dict[str, Vectors], curation: dict[str, Any]
 ) -> dict[str, list[dict[str, str | bool]]]:
-    """The pairs of both halves."""
+    """The pairs of both halves, and those of the test half with earlier and now turned."""
     confused = {frozenset(pair) for pair in curation["intents"]}
     dropped = {frozenset(pair) for pair in curation["pairs"]}
-    halves = {}
-    for half in ("dev", "test"):
+    halves: dict[str, list[dict[str, str | bool]]] = {}
+    for name in ("dev", "test", "again"):
+        half = "dev" if name == "dev" else "test"
         own = [
             one
             for one in questions
             if half_of(one.text) == half and one.text not in curation["texts"]
         ]
-        rng = random.Random(f"pairs {half}")
+        rng = random.Random(f"pairs {name}")
         rows: list[dict[str, str | bool]] = []
         for source in FILES:
             some = [one for one in own if one.source == source]
-            rows += _natural(some, vectors, confused, rng)
+            rows += _natural(some, vectors, confused, rng, turned=name == "again")
+        if name == "again":
+            own = [one for one in own if "how come" not in one.text.lower()]
+            dropped |= {frozenset((str(row["a"]), str(row["b"]))) for row in halves["test"]}
         rows += _edited(own, rng)
-        halves[half] = [row for row in rows if frozenset((row["a"], row["b"])) not in dropped]
+        halves[name] = [row for row in rows if frozenset((row["a"], row["b"])) not in dropped]
     return halves
 
 
@@ -115,11 +121,13 @@ def _natural(
     vectors: dict[str, Vectors],
     confused: set[frozenset[str]],
     rng: random.Random,
+    *,
+    turned: bool,
 ) -> Iterator[dict[str, str | bool]]:
     source = questions[0].source
     common = vocabulary(questions)
-    earlier = [one for one in questions if _bits(one.text) & 2]
-    now = [one for one in questions if not _bits(one.text) & 2]
+    earlier = [one for one in questions if bool(_bits(one.text) & 2) != turned]
+    now = [one for one in questions if bool(_bits(one.text) & 2) == turned]
     stored = np.stack([vectors[one.text] for one in earlier])
     intents = np.array([one.intent for one in earlier])
     left = {kind: wanted[source] for kind, wanted in WANTED.items()}
