@@ -101,13 +101,14 @@ class RolloutEngine:
                 self._apply(tx, tx.rollout(rollout), approve, View(now), [])
 
         await self._store.write(work)
-        log.info("rollout filed", action="rollout_filed", rollout=rollout, actor=actor)
+        if self._transport is not None:
+            log.info("rollout filed", action="rollout_filed", rollout=rollout, actor=actor)
         return rollout
 
     async def order(self, rollout: str, command: Command) -> RolloutState:
         """A person's order; the state it led to. Raises `UsageError` when it is not allowed."""
         decision = await self._write(rollout, lambda tx: self._advance(tx, rollout, command))
-        _log_transitions(rollout, decision)
+        self._log_transitions(rollout, decision)
         await self._publish(rollout)
         return decision.state
 
@@ -129,7 +130,7 @@ class RolloutEngine:
 
     async def _step(self, rollout: str) -> None:
         decision = await self._write(rollout, lambda tx: self._advance(tx, rollout, Tick()))
-        _log_transitions(rollout, decision)
+        self._log_transitions(rollout, decision)
         await self._publish(rollout)
 
     async def run(self, interval_s: float = 2.0) -> None:
@@ -165,6 +166,16 @@ class RolloutEngine:
                 await self._store.write(_marking(rollout, sent))
             if len(sent) < len(waiting):
                 return
+
+    def _log_transitions(self, rollout: str, decision: Decision) -> None:
+        if self._transport is None:  # a command, whose output is for people; history has it
+            return
+        for entry in decision.transitions:
+            log.info(
+                "rollout transition", action="rollout_transition", rollout=rollout,
+                before=entry.before.value, after=entry.after.value, wave=entry.wave,
+                actor=entry.actor, reason=entry.reason,
+            )  # fmt: skip
 
     # One transaction.
 
@@ -230,12 +241,3 @@ class RolloutEngine:
 
 def _marking(rollout: str, sent: list[Unpublished]) -> Callable[[Tx], None]:
     return lambda tx: tx.mark_published(rollout, sent)
-
-
-def _log_transitions(rollout: str, decision: Decision) -> None:
-    for entry in decision.transitions:
-        log.info(
-            "rollout transition", action="rollout_transition", rollout=rollout,
-            before=entry.before.value, after=entry.after.value, wave=entry.wave,
-            actor=entry.actor, reason=entry.reason,
-        )  # fmt: skip
