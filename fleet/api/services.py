@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from edge_runtime.errors import CapacityError
+from fleet.boxline import LogBook, Order
 from fleet.db.database import Database
 from fleet.enrol.service import EnrolmentService
+from fleet.ingest.stats import IngestStats
 from fleet.registry.facts import Limits
+from fleet.rollout.catalogue import Catalogue
+from fleet.rollout.service import RolloutService
 from fleet.settings import FleetSettings
 
 
@@ -42,8 +46,10 @@ class Bucket:
 class Orders(Protocol):
     """The way to a box that is connected: short-lived orders and retained documents."""
 
-    async def order(self, principal: str, order: str) -> str:
-        """Send a `do` (`report`, `log`, `rotate`); its id. Raises `TransportError`."""
+    logs: LogBook
+
+    async def order(self, principal: str, order: Order) -> str:
+        """Send a `do`; its id. Raises `TransportError`."""
 
     async def forget(self, principal: str) -> None:
         """Take back what is retained for a box. Raises `TransportError`."""
@@ -57,6 +63,9 @@ class Services:
     database: Database
     enrolment: EnrolmentService
     orders: Orders
+    rollouts: RolloutService
+    catalogue: Catalogue
+    ingest: IngestStats = field(default_factory=IngestStats)
     now: Callable[[], float] = field(default=time.time)
     _enrolments: Bucket = field(init=False)
 

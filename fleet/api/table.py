@@ -6,15 +6,19 @@ from dataclasses import replace
 from typing import Final
 
 from edge_runtime.agent.protocol import ENROL_PATH, ROTATE_PATH, EnrolAnswer
-from fleet.api import admin, boxes, enrol
+from fleet.api import admin, boxes, enrol, rollouts, telemetry
+from fleet.api.metrics import CONTENT_TYPE
 from fleet.api.routes import OPEN, Done, Page, PageQuery, Route
 from fleet.enrol.claims import Claim
 from fleet.enrol.requests import Enrolment
+from fleet.ingest.alert_store import Alert, Rule
+from fleet.ingest.queries import Hour, Point
 from fleet.registry.audit import AuditEntry
 from fleet.registry.boxes import Box, BoxPage
 from fleet.registry.groups import Group
 from fleet.registry.summary import Summary
 from fleet.registry.tokens import Permission, Token
+from fleet.rollout.service import BoxView, RolloutPage, RolloutSummary, VerdictView
 
 _READ, _OPERATE, _ADMIN = Permission.READ, Permission.OPERATE, Permission.ADMIN
 _BOX: Final = "/v1/boxes/{principal}"
@@ -74,6 +78,53 @@ _ADMIN_ROUTES = (
 )  # fmt: skip
 
 
+_TELEMETRY = (
+    Route("GET", "/v1/telemetry/fleet", telemetry.fleet_hours, _READ, "The fleet by the hour",
+          telemetry.HoursQuery, answer=Page[Hour]),
+    Route("GET", "/v1/telemetry/series", telemetry.fleet_series, _READ,
+          "A counter by the hour and a label", telemetry.SeriesQuery, answer=Page[Point]),
+    Route("GET", f"{_BOX}/telemetry", telemetry.box_hours, _READ, "A box by the hour",
+          telemetry.HoursQuery, answer=Page[Hour]),
+    Route("GET", f"{_BOX}/logs/{{order}}", telemetry.read_log, _OPERATE,
+          "A log that was asked for", answer=telemetry.LogAnswer),
+    Route("GET", "/v1/alerts", telemetry.list_alerts, _READ, "List alerts",
+          telemetry.AlertQuery, answer=Page[Alert]),
+    Route("GET", "/v1/alert-rules", telemetry.list_alert_rules, _READ, "List alert rules",
+          answer=Page[Rule]),
+    Route("PUT", "/v1/alert-rules/{name}", telemetry.put_alert_rule, _OPERATE,
+          "Make or change an alert rule", body=telemetry.RuleBody, answer=Rule),
+    Route("DELETE", "/v1/alert-rules/{name}", telemetry.delete_alert_rule, _OPERATE,
+          "Forget an alert rule", answer=Done),
+    Route("GET", "/metrics", telemetry.get_metrics, _READ, "For Prometheus",
+          content_type=CONTENT_TYPE),
+)  # fmt: skip
+
+_ROLLOUT: Final = "/v1/rollouts/{id}"
+
+_ROLLOUTS = (
+    Route("GET", "/v1/rollouts", rollouts.list_rollouts, _READ, "List rollouts",
+          answer=Page[RolloutSummary]),
+    Route("POST", "/v1/rollouts", rollouts.file_rollout, _OPERATE, "File a plan",
+          body=rollouts.PlanBody, answer=RolloutPage, status=201),
+    Route("POST", "/v1/rollouts/forecast", rollouts.forecast_rollout, _OPERATE,
+          "What a plan would come to", body=rollouts.PlanBody, answer=rollouts.ForecastAnswer),
+    Route("GET", _ROLLOUT, rollouts.get_rollout, _READ, "One rollout", answer=RolloutPage),
+    Route("GET", f"{_ROLLOUT}/boxes", rollouts.list_rollout_boxes, _READ, "Who takes part",
+          PageQuery, answer=Page[BoxView]),
+    Route("GET", f"{_ROLLOUT}/verdicts", rollouts.list_verdicts, _READ, "What guards said",
+          answer=Page[VerdictView]),
+    Route("GET", f"{_ROLLOUT}/explain", rollouts.explain_rollout, _READ, "Why guards said it",
+          rollouts.ExplainQuery, answer=rollouts.Explanations),
+    Route("POST", f"{_ROLLOUT}/replay", rollouts.replay_rollout, _OPERATE,
+          "What other guards would have said", body=rollouts.PlanBody, answer=rollouts.Turns),
+    Route("POST", f"{_ROLLOUT}/actions/{{action}}", rollouts.order_rollout, _OPERATE,
+          "Approve, pause, resume, halt, rollback, retry, cancel", body=rollouts.ReasonBody,
+          answer=RolloutPage),
+    Route("GET", "/v1/published", rollouts.list_published, _READ, "What is published of a name",
+          rollouts.PublishedQuery, answer=Page[rollouts.PublishedItem]),
+)  # fmt: skip
+
+
 def _tagged(tag: str, routes: tuple[Route, ...]) -> tuple[Route, ...]:
     return tuple(replace(route, tag=tag) for route in routes)
 
@@ -81,5 +132,7 @@ def _tagged(tag: str, routes: tuple[Route, ...]) -> tuple[Route, ...]:
 ROUTES: Final = (
     *_tagged("boxes", _BOXES),
     *_tagged("enrolment", _ENROL),
+    *_tagged("rollouts", _ROLLOUTS),
+    *_tagged("telemetry", _TELEMETRY),
     *_tagged("control host", _ADMIN_ROUTES),
 )

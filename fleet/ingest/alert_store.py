@@ -114,7 +114,7 @@ def look_at_all(
     `tell`: there is a webhook to tell.
     """
     values = current_values(connection, now_s=now_s, limits=limits)
-    steps = {}
+    steps: dict[str, Step] = {}
     for rule in rules(connection):
         state = RuleState(rule.holding_since_s, rule.alert is not None)
         expression = compile_rule(rule.expression)

@@ -12,12 +12,20 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from fleet.api.app import make_app
 from fleet.api.services import Services
+from fleet.boxline import LogBook
 from fleet.db.database import Database
 from fleet.registry import tokens
+from fleet.registry.facts import BOX_NAMES
 from fleet.registry.tokens import Role
+from fleet.rollout.catalogue import StaticCatalogue
+from fleet.rollout.engine import RolloutEngine
+from fleet.rollout.inventory import Artefact
+from fleet.rollout.progress import Base
+from fleet.rollout.service import RolloutService
+from fleet.rollout.sql import Signing, SqlStore
 from fleet.settings import FleetSettings
 from tests.support.enrol import enrolment_service
-from tests.support.fleet import NOW_S
+from tests.support.fleet import DIGEST, LIMITS, NOW_S
 
 
 class MemoryOrders:
@@ -26,6 +34,7 @@ class MemoryOrders:
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
         self.forgotten: list[str] = []
+        self.logs = LogBook()
 
     async def order(self, principal: str, order: str) -> str:
         self.sent.append((principal, order))
@@ -63,8 +72,20 @@ async def fleet_api(tmp_path: Path, **changes: Any) -> AsyncIterator[Api]:
     settings = FleetSettings(api={"page_items": 2, **changes})  # type: ignore[arg-type]
     async with Database.opened(f"sqlite:///{tmp_path}/fleet.db") as database:
         orders = MemoryOrders()
+        catalogue = StaticCatalogue(
+            {DIGEST: Base(DIGEST, release=2, release_floor=1, bytes_full=1000)},
+            {DIGEST: Artefact(DIGEST, 1000)},
+        )
+        store = SqlStore(database, Signing((), ()), catalogue, LIMITS)
+        engine = RolloutEngine(store, None, lambda: NOW_S)
         services = Services(
-            settings, database, enrolment_service(database), orders, now=lambda: NOW_S
+            settings,
+            database,
+            enrolment_service(database),
+            orders,
+            RolloutService(store, catalogue, engine, lambda: NOW_S, BOX_NAMES),
+            catalogue,
+            now=lambda: NOW_S,
         )
         secrets = {}
         for role in Role:
