@@ -78,6 +78,7 @@ RULES: tuple[Reserved | Barred, ...] = (
         "tools share the daemon's contracts, not its insides",
         but=(
             "edge_runtime",
+            "edge_runtime.agent.clock",
             "edge_runtime.agent.decide",
             "edge_runtime.agent.protocol",
             "edge_runtime.bundle",
@@ -94,6 +95,12 @@ RULES: tuple[Reserved | Barred, ...] = (
         r"|router\.frontier\.(breaker|events|ordering|redact|retry|tokens|trim|verdict))",
         CLOCKS_AND_IO,
         "deciders are pure: values in, a plan out",
+    ),
+    Barred(
+        r"fleet\.rollout\.(evidence|guards|inventory|machine|pairs|plan|planner|progress|signals"
+        r"|states|verdicts|wants|waves)",
+        (*CLOCKS_AND_IO, "sqlalchemy", "fleet.db"),
+        "a rollout is decided purely; its engine and its store do the rest",
     ),
     Barred(
         r"edge_runtime\.scheduler(\..*)?",
