@@ -29,7 +29,7 @@ from typing import Annotated, Any
 import aiohttp
 import typer
 
-from benchmarks.http_round import wait_until_ready
+from benchmarks.http_round import HttpRoundError, wait_until_ready
 from benchmarks.machine import describe_machine
 from benchmarks.mixed_load import play
 from benchmarks.mixed_report import Result, markdown
@@ -41,7 +41,7 @@ MODEL = TASK = "intent-clinc150"
 ENDPOINT = "intents"
 PRICE_KEY = "gpt-4.1"
 OOS_SHARE = 0.18
-READY_TIMEOUT_S = 120.0
+READY_TRIES, READY_TRY_S = 40, 3.0
 USUAL = {
     "wrong": 0.03,
     "refuse": 0.01,
@@ -74,7 +74,7 @@ SCENARIOS = (
     Scenario("everything to the frontier", policy="frontier-only"),
     Scenario("frontier down", frontier_runs=False),
     Scenario("frontier slow", {"first_token_s": 1.5, "stall": 0.1}),
-    Scenario("budget of 0.05 a day", settings='[budgets]\nday = "0.05"\n'),
+    Scenario("budget of 0.03 a day", settings='[budgets]\nday = "0.03"\n'),
     Scenario("same again, exact cache", settings="[cache.exact]\nenabled = true\n", again=True),
 )
 
@@ -95,6 +95,17 @@ def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
                 process.wait()
 
 
+def wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Until the daemon is ready. Raises `RuntimeError` with its last words when it ends before."""
+    for _ in range(READY_TRIES):
+        with contextlib.suppress(HttpRoundError):
+            asyncio.run(wait_until_ready(url, READY_TRY_S))
+            return
+        if process.poll() is not None:
+            break
+    raise RuntimeError(f"the daemon is not ready: {log.read_text('utf-8')[-500:]}")
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.socket() as listener:
@@ -110,9 +121,17 @@ def prepare(bundle: Path, data: Path, work: Path) -> tuple[list[Example], str]:
     (work / "certificates").mkdir(parents=True)
     keygen(work / "signer")
     request = CertifyRequest(
-        bundle, "int8", TASK, inside, outside, OOS_SHARE, "margin",
-        Terms(alpha=0.05, delta=0.1), work / "signer", work / "certificates" / "intent.json",
-    )  # fmt: skip
+        bundle=bundle,
+        variant="int8",
+        task=TASK,
+        data=inside,
+        oos=outside,
+        oos_share=OOS_SHARE,
+        score="margin",
+        terms=Terms(alpha=0.05, delta=0.1, days=90),
+        key=work / "signer",
+        out=work / "certificates" / "intent.json",
+    )
     made = certify(request, datetime.now(UTC))
     if made.certificate is None:
         raise typer.BadParameter("nothing could be certified on these data", param_hint="--data")
@@ -152,6 +171,7 @@ model = "{PRICE_KEY}"
 connect_timeout_s = 1.0
 total_timeout_s = 5.0
 max_tries = 3
+training_allowed = false
 
 [endpoints.{ENDPOINT}]
 models = ["{MODEL}"]
@@ -183,9 +203,9 @@ def run_scenario(
     command = [*daemon, "serve", "--config", str(settings)]
     with (
         running(stand_in, work / f"{slug}.frontier.log"),
-        running(command, work / f"{slug}.daemon.log"),
+        running(command, work / f"{slug}.daemon.log") as process,
     ):
-        asyncio.run(wait_until_ready(url, READY_TIMEOUT_S))
+        wait_for(process, url, work / f"{slug}.daemon.log")
         for _ in range(2 if scenario.again else 1):
             replies, _ = asyncio.run(play(url, ENDPOINT, traffic, rate=rate))
         bill = asyncio.run(get_json(f"http://127.0.0.1:{frontier}/bill"))
