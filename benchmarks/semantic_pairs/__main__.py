@@ -76,7 +76,7 @@ def main() -> None:
     fitting = commands.add_parser("fit", help="fit the score and its threshold on the dev half")
     fitting.set_defaults(run=fit)
     judging = commands.add_parser("report", help="what gates and score do to one half")
-    judging.add_argument("--half", choices=("dev", "test", "again"), default="test")
+    judging.add_argument("--half", choices=("dev", "test", "again", "fresh"), default="test")
     judging.add_argument("--markdown", type=Path, help="also write the table here")
     judging.set_defaults(run=report)
     for command in (making, fitting, judging):

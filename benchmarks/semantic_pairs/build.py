@@ -12,6 +12,8 @@ Rules
 - Nearest is by cosine of the encoder that the cache uses, so the pairs are the hardest it meets.
 - `again` was made after one report on `test`: from the same half, with what was asked earlier and
   what comes now turned about, other edits, and no pair that `test` has.
+- `fresh` was made after a report on `again`: as `test`, but with the second nearest, other edits,
+  and no pair that `test` or `again` has.
 - `curation.json` lists what reading found wrong: pairs of intents that are told apart by their
   labels only, single questions with a wrong label, and single pairs. They are left out.
 """
@@ -19,6 +21,7 @@ Rules
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -81,11 +84,11 @@ def read_questions(data: Path) -> list[Question]:
 def make_pairs(
     questions: list[Question], vectors: dict[str, Vectors], curation: dict[str, Any]
 ) -> dict[str, list[dict[str, str | bool]]]:
-    """The pairs of both halves, and those of the test half with earlier and now turned."""
+    """The pairs of both halves, and further pairs of the test half."""
     confused = {frozenset(pair) for pair in curation["intents"]}
     dropped = {frozenset(pair) for pair in curation["pairs"]}
     halves: dict[str, list[dict[str, str | bool]]] = {}
-    for name in ("dev", "test", "again"):
+    for name in ("dev", "test", "again", "fresh"):
         half = "dev" if name == "dev" else "test"
         own = [
             one
@@ -96,13 +99,20 @@ def make_pairs(
         rows: list[dict[str, str | bool]] = []
         for source in FILES:
             some = [one for one in own if one.source == source]
-            rows += _natural(some, vectors, confused, rng, turned=name == "again")
-        if name == "again":
+            rows += _natural(
+                some, vectors, confused, rng, turned=name == "again", place=name == "fresh"
+            )
+        if name in ("again", "fresh"):
             own = [one for one in own if "how come" not in one.text.lower()]
-            dropped |= {frozenset((str(row["a"]), str(row["b"]))) for row in halves["test"]}
+            for before in ("test", "again"):
+                dropped |= {_pair(row) for row in halves.get(before, [])}
         rows += _edited(own, rng)
-        halves[name] = [row for row in rows if frozenset((row["a"], row["b"])) not in dropped]
+        halves[name] = [row for row in rows if _pair(row) not in dropped]
     return halves
+
+
+def _pair(row: dict[str, str | bool]) -> frozenset[str]:
+    return frozenset((str(row["a"]), str(row["b"])))
 
 
 def _row(kind: str, same: bool, a: Question, b: Question) -> dict[str, str | bool]:
@@ -123,6 +133,7 @@ def _natural(
     rng: random.Random,
     *,
     turned: bool,
+    place: int,
 ) -> Iterator[dict[str, str | bool]]:
     source = questions[0].source
     common = vocabulary(questions)
@@ -139,7 +150,13 @@ def _natural(
         others = (earlier[at] for at in order[~same_intent])
         ranked = [earlier[at] for at in order[same_intent]]
         for kind, found in _of_one(
-            question, ranked=ranked, others=others, common=common, confused=confused, rng=rng
+            question,
+            ranked=ranked,
+            others=others,
+            common=common,
+            confused=confused,
+            rng=rng,
+            place=place,
         ):
             if left[kind] > 0:
                 left[kind] -= 1
@@ -154,18 +171,21 @@ def _of_one(
     common: dict[str, frozenset[str]],
     confused: set[frozenset[str]],
     rng: random.Random,
+    place: int,
 ) -> Iterator[tuple[str, Question]]:
-    """At most one earlier question of each kind.
+    """At most one earlier question of each kind, the nearest (`place` 0) or one behind it.
 
     `ranked` are those of the same intent, `others` the rest; both have the nearest first.
     """
     verdicts = [(same_answer(question, other, common), other) for other in ranked]
-    if same := [other for verdict, other in verdicts if verdict]:
-        yield "near", same[0]
+    same = [other for verdict, other in verdicts if verdict]
+    if len(same) > place:
+        yield "near", same[place]
         yield "far", rng.choice(same)
-    if different := [other for verdict, other in verdicts if verdict is False]:
-        yield "other-details", different[0]
-    for other in others:
+    different = [other for verdict, other in verdicts if verdict is False]
+    if len(different) > place:
+        yield "other-details", different[place]
+    for other in itertools.islice(others, place, None):
         if (
             same_answer(question, other, common) is False
             and frozenset((question.intent, other.intent)) not in confused

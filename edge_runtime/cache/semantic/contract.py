@@ -182,7 +182,7 @@ def similar_question(
     None for other kinds than chat and completion, for tools or their results anywhere, for a
     last message that is not the user's plain text, and for an empty or longer text.
     """
-    fields = dict(question.fields)
+    fields = {name: one for name, one in question.fields.items() if one is not None}
     if fields.get("tools") or fields.get("functions") or fields.get("tool_choice"):
         return None
     if question.kind == "completion":

@@ -102,7 +102,8 @@ def signature(text: str) -> Signature:
     """The signature of a text. Costs some tens of microseconds."""
     words = tokens(text)
     negations = sum(word in NEGATIONS for word in words)
-    exact = [*_quantities(words), *_named(words), f"not {min(negations, 2)}"]
+    withouts = words.count("without")
+    exact = [*_quantities(words), *_named(words), f"not {negations}", f"without {withouts}"]
     return Signature(
         tuple(sorted(exact)),
         _poles(words),

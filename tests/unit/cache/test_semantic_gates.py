@@ -47,6 +47,8 @@ DIFFERENT = [
     ("it works", "it doesn\u2019t work"),
     ("I have a card", "I have no card"),
     ("coffee with sugar", "coffee without sugar"),
+    ("I did not do it and can't pay", "I didn't do it, don't know it and can't pay"),
+    ("I have no cash with me, no cost", "I have no cash without me, no cost"),
     ("I am able to pay", "I am unable to pay"),
     # polarity
     ("turn on the light", "turn off the light"),
