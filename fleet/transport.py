@@ -1,5 +1,7 @@
 """The one module of the control host that speaks MQTT: aiomqtt on paho, protocol version 5.
 
+Version 3.1.1 is for the broker inside `edge-fleet demo`.
+
 Rules
 - `clean_start` is off and the session lives an hour: what boxes say while the control host is
   restarted waits at the broker.
@@ -16,7 +18,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -48,6 +50,7 @@ class MqttConnector:
     ca: Path | None = None
     queue_messages: int = 10_000
     keepalive_s: int = 60
+    version: Literal["5", "3.1.1"] = "5"
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[Session]:
@@ -58,9 +61,7 @@ class MqttConnector:
             identifier=self.user,
             username=self.user,
             password=self.password,
-            protocol=aiomqtt.ProtocolVersion.V5,
-            clean_start=False,
-            properties=_connect_properties(),
+            **self._session_options(),
             keepalive=self.keepalive_s,
             timeout=CONNECT_TIMEOUT_S,
             max_inflight_messages=MAX_UNACKNOWLEDGED,
@@ -71,9 +72,18 @@ class MqttConnector:
         )
         try:
             async with client:
-                yield _MqttSession(client)
+                yield _MqttSession(client, five=self.version == "5")
         except aiomqtt.MqttError as error:
             raise TransportError(f"MQTT: {error}") from error
+
+    def _session_options(self) -> dict[str, Any]:
+        if self.version == "3.1.1":
+            return {"protocol": aiomqtt.ProtocolVersion.V311, "clean_session": False}
+        return {
+            "protocol": aiomqtt.ProtocolVersion.V5,
+            "clean_start": False,
+            "properties": _connect_properties(),
+        }
 
     def _tls(self) -> ssl.SSLContext | None:
         if not self.tls:
@@ -89,16 +99,21 @@ class MqttConnector:
 @dataclass(slots=True)
 class _MqttSession:
     client: aiomqtt.Client
+    five: bool = True
 
     async def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
         """See `Session`."""
         for name, qos in filters:
             options = SubscribeOptions(qos=qos, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
             try:
-                granted = await self.client.subscribe(name, options=options)
+                granted = await (
+                    self.client.subscribe(name, options=options)
+                    if self.five
+                    else self.client.subscribe(name, qos=qos)
+                )
             except aiomqtt.MqttError as error:
                 raise TransportError(f"MQTT: {error}") from error
-            if any(isinstance(code, ReasonCode) and code.is_failure for code in granted):
+            if any(_refused(code) for code in granted):
                 raise TransportError(f"the broker does not let us read {name}; see its ACL file")
 
     async def publish(
@@ -106,7 +121,7 @@ class _MqttSession:
     ) -> None:
         """See `Session`."""
         properties = None
-        if expires_s is not None:
+        if expires_s is not None and self.five:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = expires_s
         try:
@@ -122,6 +137,10 @@ class _MqttSession:
                     yield message.topic.value, bytes(message.payload)
         except aiomqtt.MqttError as error:
             raise TransportError(f"MQTT: {error}") from error
+
+
+def _refused(code: ReasonCode | int) -> bool:
+    return code.is_failure if isinstance(code, ReasonCode) else code >= 0x80
 
 
 def _connect_properties() -> Properties:

@@ -189,7 +189,7 @@ class SimBox:
             self._boot(now_s, clean=False)
         for fault in self._schedule.take(now_s):
             self._suffer(fault)
-            if self._power_back_s is not None:
+            if not self.powered:
                 return []
         if self._crash_s is not None and now_s >= self._crash_s:
             self._crash()

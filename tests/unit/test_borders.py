@@ -62,8 +62,8 @@ RULES: tuple[Reserved | Barred, ...] = (
     ),
     Reserved(
         ("aiomqtt", "paho"),
-        r"edge_runtime\.agent\.transport|fleet\.transport",
-        "one module a side speaks MQTT",
+        r"edge_runtime\.agent\.transport|fleet\.transport|fleet\.simulator\.mqtt",
+        "one module a side speaks MQTT, and one for simulated boxes",
     ),
     Barred(
         r"edge_runtime(\..*)?",

@@ -303,11 +303,10 @@ def test_a_clock_that_jumps_moves_neither_deadline_nor_probation() -> None:
     bench.until_state(BoxState.CONFIRMED)
     assert 600 <= bench.now_s - began_s < HOUR_S
     bench.pass_time(60)
-    # For a second after a want, the time the watermark brought may lie before that want's.
-    since_ms = (began_s + 2 - NOW_S) * 1000
+    since_ms = (began_s - NOW_S) * 1000
     known = [have for have in bench.haves if have.uptime_ms > since_ms]
     assert len(known) > 3
-    assert all(abs(have.clock_s - NOW_S - have.uptime_ms / 1000) <= 1 for have in known)
+    assert all(abs(have.clock_s - NOW_S - have.uptime_ms / 1000) <= 2 for have in known)
 
 
 def test_a_silent_box_is_not_heard_of_any_more_and_works_on() -> None:

@@ -89,7 +89,7 @@ def test_a_flaw_of_some_hardware_is_one_of_that_hardware_only() -> None:
 
 def test_simulated_time_runs_faster_by_the_factor() -> None:
     real = [100.0]
-    clock = FastClock(60.0, start_s=1e9, monotonic_s=lambda: real[0])
+    clock = FastClock(60.0, start_s=1e9, zero_s=100.0, monotonic_s=lambda: real[0])
     real[0] += 2.0
     assert clock.now_s() == pytest.approx(1e9 + 120)
     assert clock.real_s(300) == pytest.approx(5.0)
