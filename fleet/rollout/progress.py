@@ -127,6 +127,8 @@ def offered(box: BoxProgress, aim: Aim, generation: int, now_s: float) -> BoxPro
             seen=None,
         )  # fmt: skip
     pair = PairState.NONE if box.partner is None else PairState.OWED
+    if box.pair is PairState.DONE:  # asked once more, but compared only once
+        pair = PairState.DONE
     return replace(
         box, aim=aim, generation=generation, status=Status.OFFERED, offered_at_s=now_s, pair=pair,
         seen=None,

@@ -211,6 +211,11 @@ def test_a_person_may_go_on_in_spite_of_a_held_gate_and_it_is_on_record() -> Non
     assert OPEN.reason in entry.reason
 
 
+def test_nobody_goes_past_a_gate_that_failed_meanwhile() -> None:
+    decision = order(at(Phase.HOLDING), Action.RESUME, view(1, judgement=BAD))
+    assert (decision.state.phase, decision.state.by_guard) == (Phase.HALTED, True)
+
+
 def test_retry_reopens_and_runs_the_wave_again() -> None:
     decision = order(at(Phase.HOLDING, wave=2), Action.RETRY, view(50))
     assert decision.effects == (Reopen(),)
