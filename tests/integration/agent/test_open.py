@@ -1,0 +1,215 @@
+"""A daemon in a fleet: real models, real trust metadata and bytes over HTTP, a broker in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edge_runtime.agent.credential import CredentialStore, new_credential
+from edge_runtime.agent.memory import MemoryBroker
+from edge_runtime.agent.open import open_agent
+from edge_runtime.agent.protocol import (
+    BoxState,
+    Channel,
+    FailureCode,
+    Grant,
+    Have,
+    ItemKind,
+    ItemReport,
+    Want,
+    WantItem,
+    decode_batch,
+    topic,
+)
+from edge_runtime.agent.run import Agent
+from edge_runtime.bundle.envelope import public_pem
+from edge_runtime.bundle.files import RealFiles
+from edge_runtime.bundle.store import Store
+from edge_runtime.config import Settings
+from edge_runtime.host import Host, open_host
+from edge_runtime.metrics import Metrics
+from fleet.blobs.api import blob_routes
+from fleet.publish.initial import ORDERS_KEY, initialise
+from fleet.publish.keys import read_key
+from fleet.publish.publish import Publisher
+from fleet.publish.repository import Repository
+from tests.support.served import build_encoder, change_manifest, install, make_settings
+
+BOX, SOON_S = "acme~box-1", 60.0
+
+
+@dataclass
+class Fleet:
+    """A repository that publishes versions 2 (good) and 3 (golden answer wrong) of a classifier."""
+
+    root: Path
+    repository: Repository
+    publisher: Publisher
+    settings: Settings
+    orders: Ed25519PrivateKey
+    first: str
+    second: str
+    third: str
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    root = tmp_path_factory.mktemp("fleet")
+    settings = Settings.model_validate(
+        {
+            **make_settings(root / "store", swap_grace_s=0.0).model_dump(),
+            "agent": {
+                "connect_spread_s": 0.0,
+                "telemetry_interval_s": 1.0,
+                "telemetry_send_s": 1.0,
+                "labels": {"site": "lab"},
+            },
+        }
+    )
+    bundle = build_encoder(root, name="tiny", labels=("yes", "no"))
+    change_manifest(bundle, version="1.0.0", release=1)
+    install(settings, [bundle])
+    with Store.open(settings.store.path) as store:
+        first = store.active()["tiny"].bundle_digest
+    now = datetime.now(UTC)
+    repository = Repository(root / "repository")
+    ring = initialise(repository, root / "keys", models=["tiny"], now=now)
+    publisher = Publisher(repository, ring, now)
+    change_manifest(bundle, version="2.0.0", release=2)
+    second = publisher.bundle(bundle).digest
+    golden = [{"input": "hello", "answer": "no"}, {"input": "hello", "answer": "yes"}]
+    change_manifest(bundle, version="3.0.0", release=3, golden=golden)
+    third = publisher.bundle(bundle).digest
+    orders = read_key(root / "keys" / ORDERS_KEY, None)
+    return Fleet(root, repository, publisher, settings, orders, first, second, third)
+
+
+@dataclass
+class Running:
+    fleet: Fleet
+    host: Host
+    agent: Agent
+    broker: MemoryBroker
+    url: str
+
+    def want(self, generation: int, digest: str, release: int, **fields: Any) -> None:
+        values: dict[str, Any] = {
+            "kind": ItemKind.BUNDLE,
+            "name": "tiny",
+            "rollout": "r-1",
+            "release_floor": 1,
+            "bytes_full": 1000,
+            "probation": {"length_s": 0},
+        }
+        item = WantItem(generation=generation, digest=digest, release=release, **(values | fields))
+        want = Want(
+            principal=BOX,
+            generation=generation,
+            issued_s=1_800_000_000,
+            sources=(self.url,),
+            items=(item,),
+        )
+        self.broker.publish(topic(BOX, Channel.WANT), want.sealed([self.fleet.orders]), retain=True)
+
+    async def reported(self, generation: int, *states: BoxState) -> tuple[Have, ItemReport]:
+        name = topic(BOX, Channel.HAVE)
+        async with asyncio.timeout(SOON_S):
+            while True:
+                for sent in list(self.broker.sent):
+                    if sent.topic == name:
+                        have = Have.from_bytes(sent.payload)
+                        for told in have.items:
+                            if told.generation == generation and told.state in states:
+                                return have, told
+                self.broker.heard.clear()
+                await self.broker.heard.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(fleet: Fleet) -> AsyncIterator[Running]:
+    app = web.Application()
+    app.add_routes(blob_routes(fleet.repository.root_path))
+    async with TestServer(app) as server:
+        url = str(server.make_url("")).rstrip("/")
+        root = (fleet.repository.metadata_path / "1.root.json").read_text()
+        grant = Grant.model_validate(
+            {
+                "principal": BOX,
+                "broker": {"host": "127.0.0.1", "port": 1, "tls": False},
+                "api": url,
+                "sources": (url,),
+                "metadata": f"{url}/v1/tuf",
+                "want_keys_pem": (public_pem(fleet.orders.public_key()).decode(),),
+                "tuf_root": root,
+            }
+        )
+        directory = fleet.settings.agent.directory(fleet.settings.store.path)
+        credentials = CredentialStore(directory / "credential", RealFiles())
+        credentials.save(new_credential(url).model_copy(update={"grant": grant}))
+        metrics, broker = Metrics(), MemoryBroker()
+        async with (
+            open_host(fleet.settings, metrics) as host,
+            open_agent(fleet.settings, host, metrics, transport=broker.transport(BOX)) as agent,
+        ):
+            assert agent is not None
+            yield Running(fleet, host, agent, broker, url)
+
+
+async def test_published_wanted_fetched_served_and_reported(fleet: Fleet) -> None:
+    async with running(fleet) as box:
+        box.want(1, fleet.second, 2)
+        have, told = await box.reported(1, BoxState.CONFIRMED)
+        assert box.host.info("tiny").version == "2.0.0"
+        assert (told.active, told.previous) == (fleet.second, fleet.first)
+        assert (told.version, told.release) == ("2.0.0", 2)
+        assert told.model_digest == box.host.info("tiny").model_digest
+        assert have.hardware.memory_bytes > 1 << 20
+        assert have.versions.onnxruntime
+        assert have.labels == {"site": "lab"}
+        box.want(2, fleet.third, 3)
+        _, told = await box.reported(2, BoxState.FAILED)
+        assert told.failure is not None
+        assert told.failure.code is FailureCode.REFUSED
+        assert "golden input" in told.failure.reason
+        assert box.host.info("tiny").version == "2.0.0"
+        name = topic(BOX, Channel.TELEMETRY, "serve")
+        async with asyncio.timeout(SOON_S):
+            sent = await box.broker.wait_for(lambda one: one.topic == name)
+        _, rows = decode_batch(sent.payload)
+        assert {row.models["tiny"].version for row in rows} <= {"1.0.0", "2.0.0"}
+
+
+async def test_what_nobody_published_is_not_trusted(fleet: Fleet) -> None:
+    async with running(fleet) as box:
+        box.want(10, "f" * 64, 9)
+        _, told = await box.reported(10, BoxState.FAILED)
+        assert told.failure is not None
+        assert told.failure.code is FailureCode.UNTRUSTED
+        box.want(11, fleet.third, 7)  # published, but not as release 7
+        _, told = await box.reported(11, BoxState.FAILED)
+        assert told.failure is not None
+        assert told.failure.code is FailureCode.UNTRUSTED
+        assert "release 3" in told.failure.reason
+
+
+async def test_without_an_enrolment_there_is_no_agent(tmp_path: Path, fleet: Fleet) -> None:
+    options = {**fleet.settings.model_dump(), "agent": {"path": str(tmp_path / "nobody")}}
+    settings = Settings.model_validate(options)
+    metrics = Metrics()
+    async with open_host(settings, metrics) as host, open_agent(settings, host, metrics) as agent:
+        assert agent is None
+    folder = tmp_path / "nobody" / "credential"
+    folder.mkdir(parents=True)
+    (folder / "credential.json").write_text("{")
+    async with open_host(settings, metrics) as host, open_agent(settings, host, metrics) as agent:
+        assert agent is None
