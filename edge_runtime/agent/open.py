@@ -11,6 +11,7 @@ import os
 import random
 import secrets
 import signal
+import sqlite3
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -93,12 +94,26 @@ async def open_agent(
         return
     async with contextlib.AsyncExitStack() as stack:
         parts = _Parts(settings, host, metrics, credentials, credential, credential.grant)
-        agent = await parts.build(stack, transport)
-        await stack.enter_async_context(agent.running())
-        rotating = asyncio.ensure_future(parts.rotate_in_time())
-        stack.callback(rotating.cancel)
-        log.info("in a fleet", action="agent_on", principal=credential.grant.principal)
-        yield agent
+        yield await _started(parts, stack, transport)
+
+
+async def _started(
+    parts: _Parts, stack: contextlib.AsyncExitStack, transport: Transport | None
+) -> Agent | None:
+    """The agent, running until `stack` is left; None when it cannot run on this box."""
+    try:
+        async with contextlib.AsyncExitStack() as building:
+            agent = await parts.build(building, transport)
+            await building.enter_async_context(agent.running())
+            rotating = asyncio.ensure_future(parts.rotate_in_time())
+            building.callback(rotating.cancel)
+            stack.push_async_exit(building.pop_all())
+    except (EdgeError, OSError, sqlite3.Error) as error:
+        # A full disk or a broken certificate takes a box out of the fleet, not out of service.
+        log.exception("the agent does not run", action="agent_off", reason=str(error))
+        return None
+    log.info("in a fleet", action="agent_on", principal=parts.grant.principal)
+    return agent
 
 
 @dataclass(slots=True)

@@ -76,10 +76,14 @@ class Agent:
             await self.sender.flush()
             await self.link.close()
             await _stop([*tasks, *self._side])
-            if self._action is not None:
-                await _stop([self._action])
-                await self._take_ends()
-            await self.box.stop()
+            try:
+                if self._action is not None:
+                    await _stop([self._action])
+                    await self._take_ends()
+                await self.box.stop()
+            except OSError as error:
+                # The next start then takes this end for a crash, which is the safe side.
+                log.warning("end not stored", action="agent_stop_failed", reason=str(error))
 
     async def _forever(self) -> None:
         while True:

@@ -213,3 +213,25 @@ async def test_without_an_enrolment_there_is_no_agent(tmp_path: Path, fleet: Fle
     (folder / "credential.json").write_text("{")
     async with open_host(settings, metrics) as host, open_agent(settings, host, metrics) as agent:
         assert agent is None
+
+
+async def test_a_fleet_that_cannot_be_joined_keeps_nobody_from_being_served(fleet: Fleet) -> None:
+    directory = fleet.settings.agent.directory(fleet.settings.store.path)
+    credentials = CredentialStore(directory / "credential", RealFiles())
+    held = credentials.load()
+    assert held is not None
+    assert held.grant is not None
+    broken = held.grant.model_copy(update={"ca_pem": "no certificate", "tuf_root": None})
+    credentials.save(held.model_copy(update={"grant": broken}))
+    metrics = Metrics()
+    try:
+        async with (
+            open_host(fleet.settings, metrics) as host,
+            open_agent(fleet.settings, host, metrics) as agent,
+        ):
+            assert agent is None
+            async with asyncio.timeout(SOON_S):
+                await host.swapper.loaded.wait()
+            assert host.ready
+    finally:
+        credentials.save(held)
