@@ -83,7 +83,7 @@ class BlobFetcher(Protocol):
     """Resumable, block-verified downloads."""
 
     async def fetch(self, job: FetchJob, progress: Progress) -> Path:
-        """The path of what was wanted: a bundle directory, or one file for other kinds.
+        """The path of what was wanted: the folder of a bundle or release, the file of settings.
 
         Goes on where an earlier call, or process, stopped. Cancelling stops within a block.
         Raises `BundleError` for bytes that are not the signed ones from every source,

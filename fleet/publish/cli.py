@@ -88,6 +88,8 @@ def publish(
         if what is not What.BUNDLE and not name:
             raise ConfigError(f"a {what} needs --name")
         if what is What.BUNDLE:
+            if not paths[0].is_dir():
+                raise ConfigError(f"{paths[0]}: is no bundle folder; --as says what else it is")
             done = publisher.bundle(paths[0], release_floor=release_floor)
         elif what is What.SETTINGS:
             document = _read(paths[0])

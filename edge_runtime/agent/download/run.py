@@ -97,7 +97,7 @@ class Run:
         return part
 
     async def release(self) -> Path:
-        """The files of a release: the file, where it lists one, else their directory."""
+        """The folder that holds the files of a release, and nothing else."""
         trusted = self._job.trusted
         document = await self.document(trusted.digest, trusted.size)
         release = parse_release(await asyncio.to_thread(document.read, MAX_DOCUMENT_BYTES))
@@ -111,8 +111,7 @@ class Run:
         self._total_bytes = sum(plan.cost_bytes for plan in missing)
         for plan in missing:
             await self._fetch_whole(plan.entry)
-        tree = self._spool.tree
-        return tree / release.files[0].path if len(release.files) == 1 else tree
+        return self._spool.tree
 
     async def _file(self, plan: FilePlan, found: Path | None, base: LocalFiles) -> None:
         entry = plan.entry

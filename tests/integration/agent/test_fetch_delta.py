@@ -7,60 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from edge_runtime.agent.contract import FetchJob, NoDeltaError
 from edge_runtime.agent.download import MemoryBlobs
 from edge_runtime.agent.trust import Trust
 from edge_runtime.bundle.crash import CrashFiles
-from edge_runtime.bundle.files import Files, make_dirs
-from edge_runtime.bundle.manifest import Manifest
-from edge_runtime.bundle.pack import load_manifest, pack, verify
+from edge_runtime.bundle.pack import load_manifest, verify
 from edge_runtime.bundle.store import Store
 from edge_runtime.errors import BundleError
 from fleet.publish.publish import find_bundle, published_manifest
-from tests.support.bundles import tiny_draft
 from tests.support.downloads import Box, job_for
+from tests.support.graphs import SCALES, WEIGHTS, write_graph_bundle
 from tests.support.published import HOME, MemoryFleet, box_of, wanted
-
-WEIGHTS = np.random.default_rng(5).integers(-90, 90, 60_000, dtype=np.int8)
-SCALES = np.random.default_rng(6).random(1000, dtype=np.float32)
-
-
-def write_bundle(directory: Path, files: Files, release: int) -> Manifest:
-    """A bundle with a real graph; each release moves some weights by one step."""
-    step = np.random.default_rng(release).integers(-1, 2, WEIGHTS.size, dtype=np.int8)
-    weights = (WEIGHTS + step * (release > 1)).tobytes()
-    scales = (SCALES * np.float32(1 + 1e-6 * release)).tobytes()
-    tensors = []
-    for name, kind, size, offset in (
-        ("w", TensorProto.INT8, WEIGHTS.size, 0),
-        ("s", TensorProto.FLOAT, SCALES.size, len(weights)),
-    ):
-        tensor = TensorProto(name=name, data_type=kind, dims=[size])
-        tensor.data_location = TensorProto.EXTERNAL
-        length = size * (4 if kind == TensorProto.FLOAT else 1)
-        for key, value in (
-            ("location", "model.onnx_data"),
-            ("offset", str(offset)),
-            ("length", str(length)),
-        ):
-            tensor.external_data.add(key=key, value=value)
-        tensors.append(tensor)
-    graph = helper.make_graph([], f"release {release}", [], [], tensors)
-    model: onnx.ModelProto = helper.make_model(graph)
-    make_dirs(files, directory / "int8")
-    for path, data in {
-        "int8/model.onnx": model.SerializeToString(),
-        "int8/model.onnx_data": weights + scales,
-        "tokenizer.json": b"{}",
-    }.items():
-        files.create(directory / path)
-        files.append(directory / path, data)
-    return pack(directory, tiny_draft(release=release), files)
 
 
 class Scene:
@@ -70,7 +29,7 @@ class Scene:
         self.fleet = MemoryFleet()
         for release in (1, 2):
             directory = Path(f"/build/{release}")
-            write_bundle(directory, self.fleet.files, release)
+            write_graph_bundle(directory, self.fleet.files, release)
             self.fleet.publisher.bundle(directory)
         repository = self.fleet.repository
         self.first, self.second = (find_bundle(repository, "tiny", text) for text in "12")
@@ -85,7 +44,7 @@ class Scene:
     def box(self, blobs: dict[str, bytes], gate: Trust, files: CrashFiles | None = None) -> Box:
         box = Box(MemoryBlobs(blobs, name="a"), deltas=gate.delta, files=files)
         if files is None:
-            write_bundle(Path("/active"), box.files, 1)
+            write_graph_bundle(Path("/active"), box.files, 1)
         return box
 
     def job(self, *, full_allowed: bool = True) -> FetchJob:
@@ -119,7 +78,7 @@ async def test_a_box_moves_to_the_next_release_by_delta_alone(scene: Scene) -> N
 
 async def test_a_box_with_another_bundle_has_no_delta(scene: Scene) -> None:
     box = scene.box(scene.blobs, await scene.gate())
-    write_bundle(Path("/other"), box.files, 7)
+    write_graph_bundle(Path("/other"), box.files, 7)
     job = replace(scene.job(full_allowed=False), base=Path("/other"))
     with pytest.raises(NoDeltaError, match="no delta leads to it"):
         await box.fetch(job)
@@ -193,7 +152,7 @@ def test_after_every_power_cut_the_delta_is_applied_to_the_end(scene: Scene) -> 
             store.verify(scene.second)
 
     files = CrashFiles()
-    write_bundle(Path("/active"), files, 1)
+    write_graph_bundle(Path("/active"), files, 1)
     files.sync()
     asyncio.run(install(files))
     calls = len(files.calls)
