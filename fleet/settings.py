@@ -102,6 +102,11 @@ class BrokerSettings(Section):
         pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
         description="User name of the control host; never one a box could have.",
     )
+    secret_file: HomePath | None = Field(
+        None,
+        description="File whose first line is the control host's password. None: it is made from "
+        "the root secret and written to passwords_file.",
+    )
     public_host: str = Field("127.0.0.1", description="Address that boxes are told.")
     public_port: int = Field(1883, ge=1, le=65535, description="Port that boxes are told.")
     public_tls: bool = Field(default=False, description="Whether boxes are told to use TLS.")
