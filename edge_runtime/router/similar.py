@@ -3,6 +3,8 @@
 Rules
 - Models load while the daemon listens, so the cache opens late: until then nothing is similar.
 - An embedding that fails, as when the box is full, makes a miss, never a failed request.
+- Vectors of two models are never mixed: once the encoder was swapped nothing is similar until the
+  daemon starts again.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def embedder(host: ModelHost, info: ModelInfo) -> Embed:
         if not 0 < len(tokens) <= info.context_tokens:
             return None
         try:
-            rows: FloatArray = await host.encode(info.name, [tokens])
+            rows: FloatArray = await host.encode(
+                info.name, [tokens], bundle_digest=info.bundle_digest
+            )
         except EdgeError as error:
             log.info("question not embedded", action="embed_failed", reason=str(error))
             return None

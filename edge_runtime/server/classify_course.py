@@ -38,7 +38,8 @@ from edge_runtime.router.decide import Escalate, Keep, Refuse, Step, TryLocal
 from edge_runtime.router.escalate import classify_body, label_problem, read_label
 from edge_runtime.router.plan import Plan
 from edge_runtime.router.router import Case, fault_of
-from edge_runtime.server import classify_watch
+from edge_runtime.router.watch.contract import TrialPlan
+from edge_runtime.server import classify_trial, classify_watch
 from edge_runtime.server.classify_entry import (
     DEFAULT_TOP_K,
     LABEL_TOKENS,
@@ -53,6 +54,7 @@ from edge_runtime.server.encoders import too_long, work_of
 from edge_runtime.server.offload import offload
 from edge_runtime.server.prompts import OneInput, fit, split_inputs, to_tokens
 from edge_runtime.server.replies import json_reply
+from edge_runtime.server.trials import plan_of
 from edge_runtime.stats.scores import classifier_scores
 
 
@@ -65,10 +67,10 @@ class Item:
     case: Case
     tokens: dict[int, tuple[int, ...]] = field(default_factory=dict)
     answers: dict[int, dict[str, Any]] = field(default_factory=dict)
-    reply: dict[str, Any] | None = None
     use: Use = NO_USE
     ticket: Ticket | None = None
     answer: dict[str, Any] | None = None
+    frontier_label: str | None = None
 
 
 @dataclass(slots=True)
@@ -83,10 +85,13 @@ class ClassifyCourse:
     items: list[Item] = field(default_factory=list)
     infos: list[ModelInfo | None] = field(default_factory=list)
     token_count: int = 0
+    trial: TrialPlan | None = None
 
     async def run(self) -> web.StreamResponse:
         """Answer, or raise what the caller is told."""
         router = self.services.router
+        self.trial = router.trial(self.plan)
+        self.plan = plan_of(self.plan, self.trial)
         try:
             await self._open()
             while undecided := [item for item in self.items if item.answer is None]:
@@ -97,6 +102,7 @@ class ClassifyCourse:
             for item in self.items:
                 item.case.told.bill.cancel()
                 router.account(item.case.told, self.plan.endpoint)
+        classify_trial.pair(self)
         return self._reply()
 
     async def _open(self) -> None:
@@ -126,7 +132,10 @@ class ClassifyCourse:
             except (UsageError, CapacityError) as error:
                 errors[rung] = error
             self.infos.append(info)
-        self.context.info = next((one for one in self.infos if one is not None), None)
+        # the labels that are asked for are those of the ladder's own model, not of its candidate
+        known = [one for one in self.infos if one is not None]
+        own = [one for one in known if one.name != self.plan.candidate]
+        self.context.info = next(iter([*own, *known]), None)
         if self.context.info is None:
             # labels come from a bundle: without one there is nothing a frontier could be asked
             raise next(iter(errors.values()), _no_labels(self.plan))
@@ -202,7 +211,10 @@ class ClassifyCourse:
         tokens = [item.tokens[rung] for item in batch]
         try:
             logits = await self.services.host.encode(
-                info.name, tokens, request_class=self.context.request_class
+                info.name,
+                tokens,
+                request_class=self.context.request_class,
+                bundle_digest=info.bundle_digest,
             )
         except EdgeError as error:
             self._failed(rung, batch, error)
@@ -287,6 +299,7 @@ class ClassifyCourse:
             item.case.frontier_failed(error)
             return
         said = read_label(info.escalation, info.labels, reply.body)
+        item.frontier_label = said.label
         item.case.escalated(reason, reply)
         self.token_count += 0 if item.answers else len(item.tokens.get(0, ()))
         item.answer = {"label": said.label, "score": None, "labels": []}
@@ -304,12 +317,13 @@ class ClassifyCourse:
         directives = parse_cache_control(self.request.headers.get("Cache-Control"))
         item.use = use_for({}, directives, ttl_s=router.exact_ttl_s, deterministic_by_nature=True)
         if router.exact is not None and info is not None and (item.use.read or item.use.keep):
-            question = self._question(item, info)
+            leading = next(one for one in self.infos if one is not None)
+            question = self._question(item, leading)
             found = router.look_up(question, item.use)
             told.cache = "hit" if isinstance(found, Hit) else "miss"
             told.cache_key = cache_key(question).hex()
             if isinstance(found, Hit):
-                self._from_cache(item, found, info)
+                self._from_cache(item, found, leading)
                 return
             item.ticket = found
         if item.use.only_if_cached:

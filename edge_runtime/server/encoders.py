@@ -60,7 +60,12 @@ async def encode(request: web.Request, body: EncodeBody, info: ModelInfo) -> Enc
     batch = await token_batch(services, info, body)
     told = context.simply(services.router, info, services.plan(body.model, context.wishes))
     try:
-        rows = await services.host.encode(info.name, batch, request_class=context.request_class)
+        rows = await services.host.encode(
+            info.name,
+            batch,
+            request_class=context.request_class,
+            bundle_digest=info.bundle_digest,
+        )
         told.bill.local(info, work_of(services, context, info, batch))
         told.bill.close(rung=0, reason=told.reason)
         await told.bill.settled()

@@ -133,6 +133,7 @@ class FakeHost:
         self.cancelled = 0
         self.requests: list[GenerateRequest] = []
         self.encoded: list[list[tuple[int, ...]]] = []
+        self.encoded_for: list[str] = []
 
     @property
     def ready(self) -> bool:
@@ -202,6 +203,7 @@ class FakeHost:
         if self.refusal is not None:
             raise self.refusal
         self.encoded.append([tuple(tokens) for tokens in inputs])
+        self.encoded_for.append(bundle_digest)
         self.active += 1
         with contextlib.ExitStack() as leaving:
             leaving.callback(self.ended.set)
