@@ -233,7 +233,9 @@ class TestIndex:
         if harm == "missing":
             file.unlink()
         elif harm == "damaged":
-            file.write_bytes(file.read_bytes()[:-1] + b"\0")
+            data = bytearray(file.read_bytes())
+            data[len(data) // 2] ^= 1
+            file.write_bytes(bytes(data))
         elif harm == "behind":
             other = sqlite3.connect(path)
             other.execute("DELETE FROM entries WHERE text = 'what is the refund of balance'")
@@ -251,7 +253,9 @@ class TestIndex:
         store = opened(path, clock)
         assert len(made) == (0 if harm == "none" else 1)
         assert is_hit(ask(store, "tell me what is the limit of transfer"))
-        assert is_hit(ask(store, "tell me what is the refund of balance")) == (harm != "behind")
+        found = ask(store, "tell me what is the refund of balance")
+        exact = isinstance(found, SemanticHit) and found.question == "what is the refund of balance"
+        assert exact == (harm != "behind")
         store.close()
 
     def test_purging_most_of_a_partition_drops_its_index(self, path: Path, clock: Clock) -> None:
