@@ -79,14 +79,16 @@ def issue(
         ) from error
 
 
-def keys_of(connection: Connection, principal: str) -> dict[str, Ed25519PublicKey]:
+def keys_of(
+    connection: Connection, principal: str, states: tuple[str, ...] = ("active", "next")
+) -> dict[str, Ed25519PublicKey]:
     """The keys that may sign for an active box, by id."""
     query = (
         select(credentials.c.key_id, credentials.c.public_key_pem)
         .join(boxes, boxes.c.principal == credentials.c.principal)
         .where(
             credentials.c.principal == principal,
-            credentials.c.state.in_(("active", "next")),
+            credentials.c.state.in_(states),
             boxes.c.status == "active",
         )
     )

@@ -31,7 +31,7 @@ from edge_runtime.agent.protocol import (
     principal_of,
     unchecked_payload,
 )
-from edge_runtime.bundle.envelope import key_id, read_public_key
+from edge_runtime.bundle.envelope import TrustedKeys, key_id, read_public_key
 from edge_runtime.errors import BundleError, CapacityError, ConfigError, UsageError
 from fleet.db.database import Database
 from fleet.enrol import claims, credentials, requests
@@ -231,9 +231,10 @@ class EnrolmentService:
         )
 
     def _rotate(self, connection: Connection, body: bytes, principal: str) -> NewCredential:
-        keys = credentials.keys_of(connection, principal)
-        request = RotateRequest.opened(body, keys)
         now_s = self.now()
+        request = RotateRequest.opened(body, credentials.keys_of(connection, principal))
+        if _signed_by(body, credentials.keys_of(connection, principal, ("next",))):
+            credentials.promote(connection, principal, now_s=now_s)  # the new key was used
         key = read_public_key(request.public_key_pem.encode(), name="public_key_pem")
         check_request(request.csr_pem, key)
         before = credentials.find(connection, principal, key)
@@ -305,3 +306,11 @@ class EnrolmentService:
 
     def _password(self, principal: str, key: Ed25519PublicKey) -> str:
         return self.secret.derive("broker", principal, key_id(key))
+
+
+def _signed_by(body: bytes, keys: TrustedKeys) -> bool:
+    try:
+        RotateRequest.opened(body, keys)
+    except BundleError:
+        return False
+    return True

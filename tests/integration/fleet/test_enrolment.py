@@ -245,6 +245,19 @@ async def test_a_rotation_brings_a_new_password_and_ends_the_old_key(
     assert again.state == "granted"
 
 
+async def test_a_new_key_that_signs_ends_the_old_one(
+    service: EnrolmentService, database: Database
+) -> None:
+    first, second, third = AskingBox(), AskingBox(), AskingBox()
+    await service.enrol(first.request(await new_claim(database)))
+    await service.rotate(first.rotation(second.key, "acme~box-1"))
+    await service.rotate(second.rotation(third.key, "acme~box-1"))
+    with pytest.raises(BundleError, match="no key that is trusted"):
+        await service.rotate(first.rotation(AskingBox().key, "acme~box-1"))
+    states = await database.read(lambda c: credentials.listed(c, "acme~box-1"))
+    assert sorted(one.state for one in states) == ["active", "next", "retired"]
+
+
 async def test_only_the_box_itself_rotates(service: EnrolmentService, database: Database) -> None:
     await service.enrol(AskingBox().request(await new_claim(database)))
     other = AskingBox()
