@@ -12,7 +12,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edge_runtime.router.contract import Policy, Privacy, Reason
 from edge_runtime.router.decide import Rules
@@ -32,7 +32,10 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who may answer one request. `task` empty: each model's own name."""
+    """Who may answer one request. `task` empty: each model's own name.
+
+    `candidate` is a model under trial that is asked before the ladder's own; see `led_by`.
+    """
 
     asked: str
     ladder: tuple[str, ...]
@@ -42,6 +45,7 @@ class Plan:
     task: str = ""
     max_output_tokens: int | None = None
     schema_retries: int = 0
+    candidate: str = ""
 
     @property
     def may_leave(self) -> bool:
@@ -61,7 +65,17 @@ class Plan:
 
     def task_of(self, model: str) -> str:
         """The task whose certificate counts for a model of the ladder."""
-        return self.task or model
+        stands_for = self.ladder[1] if model == self.candidate else model
+        return self.task or stands_for
+
+    def led_by(self, candidate: str) -> Plan:
+        """A plan that asks `candidate` first, for the task of the model it may replace.
+
+        What the candidate has no certificate for, is not sure of or fails at goes on to the ladder
+        as it was, so no request fares worse for it.
+        """
+        rest = tuple(name for name in self.ladder if name != candidate)
+        return replace(self, ladder=(candidate, *rest), candidate=candidate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from edge_runtime.router.contract import (
     FrontierReply,
     FrontierWhy,
     Payer,
+    Policy,
     Reason,
     SemanticCacheLike,
 )
@@ -53,7 +54,7 @@ from edge_runtime.router.plan import Directory, Plan, Wishes
 from edge_runtime.router.settings import RouterSettings
 from edge_runtime.router.told import Told
 from edge_runtime.router.trust import CertificateBook, Holding
-from edge_runtime.router.watch.contract import WatchLike, terms_of
+from edge_runtime.router.watch.contract import TrialPlan, WatchLike, terms_of
 
 log: Final = structlog.get_logger("edge_runtime.router")
 
@@ -111,6 +112,17 @@ class Router:
     def plan(self, asked: str, wishes: Wishes, *, served: bool) -> Plan | None:
         """See `Directory.plan`."""
         return self.directory.plan(asked, wishes, served=served)
+
+    def trial(self, plan: Plan) -> TrialPlan | None:
+        """What a trial of the ladder's first model makes of a request; None in most cases.
+
+        Only requests that a certificate judges and that may leave take part: of any other nobody
+        could say which of two answers was right.
+        """
+        judged = plan.rules.policy is Policy.LOCAL_FIRST and plan.may_leave
+        if self.watch is None or not plan.ladder or not judged:
+            return None
+        return self.watch.plan_trial(plan.ladder[0])
 
     def told(self, payer: Payer) -> Told:
         """A fresh account of one question."""

@@ -39,7 +39,8 @@ from edge_runtime.router.decide import Escalate, Keep, Refuse, TryLocal, UseCach
 from edge_runtime.router.escalate import chat_body
 from edge_runtime.router.plan import Plan
 from edge_runtime.router.router import Case, fault_of
-from edge_runtime.server import chat_judged
+from edge_runtime.router.watch.contract import TrialPlan
+from edge_runtime.server import chat_judged, chat_trial
 from edge_runtime.server.body import INERT, parse_object, read_bytes, read_fields
 from edge_runtime.server.chat import ChatBody, chat_job, need_chat_template
 from edge_runtime.server.chat_asked import Asked, read_asked
@@ -56,6 +57,7 @@ from edge_runtime.server.generation import (
 )
 from edge_runtime.server.replies import json_reply
 from edge_runtime.server.sse import EventStream
+from edge_runtime.server.trials import plan_of
 
 NEVER_KEPT = frozenset({Reason.DEGRADED, Reason.NEVER_LEAVE})
 
@@ -107,11 +109,15 @@ class ChatCourse:
     ticket: Ticket | None = None
     similar: SimilarQuestion | None = None
     collected: dict[int, Collected] = field(default_factory=dict)
+    trial: TrialPlan | None = None
+    reply: FrontierReply | None = None
 
     async def run(self) -> web.StreamResponse:
         """Answer, or raise what the caller is told."""
         router = self.services.router
         self.services.bound_sequences(self.asked.choices)
+        self.trial = router.trial(self.plan)
+        self.plan = plan_of(self.plan, self.trial)
         told = router.told(self.context.payer(self.plan))
         self.context.told = [told]
         self.case = router.open_case(self.plan, told)
@@ -125,7 +131,9 @@ class ChatCourse:
                 return await self._from_cache(similar, Reason.SIMILAR)
             if self.use.only_if_cached:
                 raise UsageError("nothing is kept for this request", code="not_cached", status=504)
-            return await self._steps()
+            response = await self._steps()
+            chat_trial.pair(self)
+            return response
         finally:
             told.bill.cancel()
             router.account(told, self.plan.endpoint)
@@ -181,12 +189,14 @@ class ChatCourse:
             job = await self._job(info, scored=False)
             case.announce(step)
             self.context.keeps_answers = self._keeps(reason)
-            return await respond(self.request, job, Live(case, step, self._remember))
+            response = await respond(self.request, job, Live(case, step, self._remember))
         except EdgeError as error:
             case.told.answered(tier="", reason="", by="")
             case.told.degraded = False
             self._failed(rung, error)
             return None
+        chat_judged.tell_decided_by(self, sum(job.prompt_lens), None)
+        return response
 
     async def _collect(self, rung: int) -> None:
         """Let a model answer without giving the answer; judge it."""
@@ -251,7 +261,7 @@ class ChatCourse:
 
     def call(self, reason: Reason) -> FrontierCall:
         """The call that escalates this request."""
-        info = next((one for one in self.case.infos if one is not None), None)
+        info = self.own_info()
         escalation = info.escalation if info is not None else None
         body = chat_body(escalation, self.asked.fields(), self.asked.data["messages"])
         return self.case.call(
@@ -261,6 +271,12 @@ class ChatCourse:
             deadline_s=self.context.deadline_s,
             accept=chat_judged.acceptance(self.asked.form, escalation),
         )
+
+    def own_info(self) -> ModelInfo | None:
+        """The first model of the ladder that is there; a candidate under trial only if alone."""
+        known = [one for one in self.case.infos if one is not None]
+        own = [one for one in known if one.name != self.plan.candidate]
+        return next(iter([*own, *known]), None)
 
     async def _escalate(self, reason: Reason) -> web.StreamResponse | None:
         """Ask the frontiers; None when none answered."""
@@ -337,6 +353,7 @@ class ChatCourse:
         if self.context.keeps_answers:
             self._remember(reply.body, chunks)
         self._resolved()
+        self.reply = reply
         chat_judged.watch_escalated(self, reason, reply)
         if self.plan.rules.policy is Policy.SHADOW:
             chat_judged.shadow(self, reply)

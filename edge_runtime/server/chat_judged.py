@@ -17,12 +17,13 @@ from edge_runtime.router.decide import Keep
 from edge_runtime.router.escalate import content_of
 from edge_runtime.router.schemas import AnswerForm
 from edge_runtime.router.trust import Holding
-from edge_runtime.router.watch.contract import Compared, Decided, HowToCompare, Sample, Slice
-from edge_runtime.server.chat import chat_job
+from edge_runtime.router.watch.contract import Compared, HowToCompare, Sample, Slice
+from edge_runtime.server.chat import ChatBody, chat_job
 from edge_runtime.server.chat_stream import texts
 from edge_runtime.server.endings import Beside
 from edge_runtime.server.generation import Collected, Job, collect
 from edge_runtime.server.logprobs import is_end_mark
+from edge_runtime.server.watch_told import task_of, tell_decided
 from edge_runtime.stats.scores import token_score
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def acceptance(form: AnswerForm | None, escalation: Escalation | None) -> Accept
     return accept
 
 
-def _how(info: ModelInfo, course: ChatCourse) -> HowToCompare:
+def how_to_compare(info: ModelInfo, course: ChatCourse) -> HowToCompare:
+    """When two answers to this request count as the same."""
     escalation = info.escalation
     as_json = escalation is not None and escalation.parser == "json/1"
     return HowToCompare.JSON if as_json or course.asked.form is not None else HowToCompare.TEXT
@@ -127,39 +129,34 @@ def _asked_text(course: ChatCourse) -> str:
     return content if isinstance(content, str) else ""
 
 
+def tell_decided_by(course: ChatCourse, prompt_tokens: int, kept: int | None) -> None:
+    """Tell the watch of a decided question; `kept` is the rung whose answer was sure enough."""
+    where = _where(course, task_of(course.plan), prompt_tokens)
+    totals = {}
+    for rung, found in course.collected.items():
+        figures = found.figures
+        totals[rung] = sum(figures.prompt_lens) + figures.completion_tokens
+    tell_decided(course.case, where, totals, kept)
+
+
 def watch_kept(course: ChatCourse, step: Keep, found: Collected) -> None:
     """Tell the watch of an answer that was kept, and let it draw for an audit."""
     case, watch = course.case, course.services.router.watch
-    holding = case.holdings[step.rung]
-    if watch is None or holding.known is None:
-        return
-    info, figures = case.info(step.rung), found.figures
-    tokens = sum(figures.prompt_lens)
-    where = _where(course, holding.known.certificate.task, tokens)
-    score = case.scores.get(step.rung)
+    tokens = sum(found.figures.prompt_lens)
     confident = step.reason is Reason.CONFIDENT
-    total = tokens + figures.completion_tokens
-    if confident or score is not None:
-        watch.observe(
-            Decided(
-                where=where,
-                certificate=holding.known.digest,
-                score=score,
-                kept=confident,
-                tokens=total,
-            )
-        )
-    if not confident:
+    tell_decided_by(course, tokens, step.rung if confident else None)
+    holding, info = case.holdings[step.rung], case.info(step.rung)
+    if watch is None or holding.known is None or not confident:
         return
     watch.maybe_audit(
         Sample(
-            where=where,
+            where=_where(course, holding.known.certificate.task, tokens),
             request_id=case.told.bill.payer.request_id,
             certificate=holding.known.digest,
             model_digest=info.model_digest,
-            score=score,
+            score=case.scores.get(step.rung),
             answer=texts(found.body())[0],
-            how=_how(info, course),
+            how=how_to_compare(info, course),
             read=content_of,
             call=course.call(step.reason),
             may_leave=course.plan.may_leave,
@@ -169,29 +166,21 @@ def watch_kept(course: ChatCourse, step: Keep, found: Collected) -> None:
 
 def watch_escalated(course: ChatCourse, reason: Reason, reply: FrontierReply) -> None:
     """Tell the watch of an escalation, and how a local answer that lay there compares."""
-    case, watch = course.case, course.services.router.watch
-    if watch is None:
+    case = course.case
+    lens = [sum(found.figures.prompt_lens) for found in course.collected.values()]
+    # where no local model counted the prompt, the frontier did
+    tell_decided_by(course, lens[0] if lens else reply.tokens.tokens_in, None)
+    if reason is not Reason.LOW_CONFIDENCE:
         return
     for rung, found in course.collected.items():
         holding = case.holdings[rung]
         score = case.scores.get(rung)
         if holding.known is None or score is None:
             continue
-        info, figures = case.info(rung), found.figures
-        tokens = sum(figures.prompt_lens)
+        tokens = sum(found.figures.prompt_lens)
         where = _where(course, holding.known.certificate.task, tokens)
-        watch.observe(
-            Decided(
-                where=where,
-                certificate=holding.known.digest,
-                score=score,
-                kept=False,
-                tokens=tokens + figures.completion_tokens,
-            )
-        )
-        if reason is Reason.LOW_CONFIDENCE:
-            local = texts(found.body())[0]
-            _compare(course, info, holding, where=where, score=score, local=local, reply=reply)
+        info, local = case.info(rung), texts(found.body())[0]
+        _compare(course, info, holding, where=where, score=score, local=local, reply=reply)
 
 
 def _compare(
@@ -221,7 +210,7 @@ def _compare(
             score=score,
             local=local,
             frontier=frontier,
-            how=_how(info, course),
+            how=how_to_compare(info, course),
         )
     )
 
@@ -233,33 +222,44 @@ def shadow(course: ChatCourse, reply: FrontierReply) -> None:
     if not ladder or ladder[0] is None or body is None:
         return
     info = ladder[0]
-    router = course.services.router
 
     async def run() -> None:
         try:
-            job = await chat_job(course.services, course.context, info, body)
-            requests = [
-                replace(one, request_class=RequestClass.BATCH, deadline_s=None)
-                for one in job.requests
-            ]
-            job = replace(job, requests=requests)
-            found = await collect(course.services, course.context, job, Beside())
+            found = await ask_beside(course, info, body)
         except EdgeError as error:
             log.warning("shadow failed", action="shadow_failed", reason=str(error))
             return
-        work = found.figures.work(course.services.clock())
-        row = router.till.local_row(
-            course.case.told.bill.payer,
-            info,
-            work,
-            attempt=course.case.told.bill.attempts,
-            status=Status.OK,
-            reason=str(Reason.SHADOW),
-            purpose=Purpose.SHADOW,
-        )
-        router.till.append(row)
-        where = _where(course, course.plan.task_of(info.name), work.tokens.tokens_in)
+        tokens = sum(found.figures.prompt_lens)
+        where = _where(course, course.plan.task_of(info.name), tokens)
         local = texts(found.body())[0]
         _compare(course, info, None, where=where, score=None, local=local, reply=reply)
 
-    router.background("shadow", run())
+    course.services.router.background("shadow", run())
+
+
+async def ask_beside(course: ChatCourse, info: ModelInfo, body: ChatBody) -> Collected:
+    """A model's answer for nobody, in the batch class, booked. Raises what went wrong."""
+    services, bill = course.services, course.case.told.bill
+    cap = course.plan.max_output_tokens
+    job = await chat_job(services, course.context, info, body, cap=cap)
+    requests = [
+        replace(
+            one,
+            request_id=f"{one.request_id}~beside",
+            request_class=RequestClass.BATCH,
+            deadline_s=None,
+        )
+        for one in job.requests
+    ]
+    found = await collect(services, course.context, replace(job, requests=requests), Beside())
+    row = services.router.till.local_row(
+        bill.payer,
+        info,
+        found.figures.work(services.clock()),
+        attempt=bill.attempts,
+        status=Status.OK,
+        reason=str(Reason.SHADOW),
+        purpose=Purpose.SHADOW,
+    )
+    services.router.till.append(row)
+    return found

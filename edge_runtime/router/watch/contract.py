@@ -106,7 +106,8 @@ class Decided:
 
     `certificate` and `score` are those of the local attempt, empty and None where there was
     none. `tokens` is prompt and answer together. `kept` says whether the caller got the local
-    answer.
+    answer because its score reached the threshold. `again`: the slices have this request already,
+    by the score of another model of its ladder.
     """
 
     where: Slice
@@ -114,6 +115,7 @@ class Decided:
     score: float | None
     kept: bool
     tokens: int
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,19 +162,24 @@ class Side(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TrialPlan:
-    """What to do with this request: run both bundles, and answer with `serve`'s answer."""
+    """What to do with this request: ask `serve` first, let the other answer it in the background.
+
+    `paired` is false once the new one was promoted: then it serves, and nothing is compared.
+    """
 
     trial: str
     old: str
     new: str
     serve: Side
+    paired: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """Answers of both bundles to one request; None where one failed.
 
-    The frontier is asked only where they differ and the text may leave.
+    The frontier is asked only where they differ and the text may leave; `reference` is its answer
+    where the request was escalated anyway.
     """
 
     trial: str
@@ -183,6 +190,7 @@ class Pair:
     read: Callable[[Json], str]
     call: FrontierCall
     may_leave: bool
+    reference: str | None = None
 
 
 class Outcome(enum.StrEnum):

@@ -6,6 +6,8 @@ Rules
 - A bundle that gave no answer, as after a fault, lost the pair to one that did.
 - PASS promotes, FAIL reverts. A trial without a verdict after `max_pairs` reverts: what cannot be
   told apart does not need to be changed. The outcome is final.
+- A trial that reverted changes no request any more. One that promoted gives the new one every
+  request in `ab`; in `shadow` it only says so, because nobody agreed to other answers.
 - A pair that differs and may not leave the box cannot be judged; it is counted apart. So the
   verdict is about requests that may leave.
 """
@@ -43,7 +45,9 @@ def trial_name(model: str, candidate: str, old_digest: str, new_digest: str) -> 
 def plan(
     state: TrialState, settings: TrialSettings, draw: float, serve_draw: float
 ) -> TrialPlan | None:
-    """Whether a request takes part, by draws from [0, 1)."""
+    """What an ongoing trial or a promotion makes of a request, by draws from [0, 1)."""
+    if state.outcome is Outcome.PROMOTE and settings.mode == "ab":
+        return TrialPlan(state.trial, state.model, state.candidate, Side.NEW, paired=False)
     if state.outcome is not Outcome.CONTINUE or draw >= settings.share:
         return None
     new = settings.mode == "ab" and serve_draw < settings.candidate_share

@@ -74,7 +74,13 @@ class TrialBook:
         state = self._trials.get(pair.trial)
         if state is None:
             return Outcome.CONTINUE
+        if state.outcome is not Outcome.CONTINUE:
+            return state.outcome  # pairs that were on their way when the trial ended
         judged = judged_alone(pair.old, pair.new, pair.how)
+        if judged is None and pair.reference is not None:
+            assert pair.old is not None, "a pair without an answer needs no judge"
+            assert pair.new is not None, "a pair without an answer needs no judge"
+            judged = judged_by(pair.reference, pair.old, pair.new, pair.how)
         if judged is not None:
             return self._judged(pair.trial, judged)
         if not (pair.may_leave and self._judge.offer(self._question(pair))):

@@ -138,7 +138,8 @@ class Watch:
 
     def observe(self, decided: Decided) -> Alarm | None:
         """See `WatchLike.observe`."""
-        self._slices.decided(labels_of(decided.where), escalated=not decided.kept)
+        if not decided.again:
+            self._slices.decided(labels_of(decided.where), escalated=not decided.kept)
         watch = self._certificates.get(decided.certificate)
         if watch is None:
             return None

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from edge_runtime.router.watch.contract import HowToCompare, Outcome, Side, TrialState
+from edge_runtime.router.watch.contract import (
+    HowToCompare,
+    Outcome,
+    Side,
+    TrialPlan,
+    TrialState,
+)
 from edge_runtime.router.watch.settings import TrialSettings, WatchSettings
 from edge_runtime.router.watch.trial import (
     Judged,
@@ -71,7 +77,16 @@ def test_draws_decide_who_takes_part_and_whose_answer_is_served() -> None:
     ab = TrialSettings(candidate="intent-new", mode="ab", share=1.0, candidate_share=0.3)
     served = [plan(START, ab, 0.5, draw) for draw in (0.29, 0.3)]
     assert [one.serve for one in served if one is not None] == [Side.NEW, Side.OLD]
-    assert plan(TrialState("t", "a", "b", outcome=Outcome.PROMOTE), ab, 0.0, 0.0) is None
+
+
+def test_an_outcome_is_final_a_promoted_bundle_serves_and_a_reverted_one_does_not() -> None:
+    ab = TrialSettings(candidate="intent-new", mode="ab", share=0.1, candidate_share=0.3)
+    shadow = TrialSettings(candidate="intent-new", share=1.0)
+    promoted = TrialState("t", "a", "b", outcome=Outcome.PROMOTE)
+    assert plan(promoted, ab, 0.9, 0.9) == TrialPlan("t", "a", "b", Side.NEW, paired=False)
+    assert plan(promoted, shadow, 0.0, 0.0) is None, "nobody agreed to other answers"
+    reverted = TrialState("t", "a", "b", outcome=Outcome.REVERT)
+    assert plan(reverted, ab, 0.0, 0.0) is None
 
 
 def test_other_artefacts_make_another_trial() -> None:
