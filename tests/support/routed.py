@@ -144,6 +144,7 @@ async def routed(
     *certificates: Certificate,
     cached: bool = False,
     watch: Any = None,
+    host: FakeHost | None = None,
     **sections: Any,
 ) -> AsyncIterator[Routed]:
     """A daemon on a free loopback port. `answer` None: no frontier is configured."""
@@ -170,7 +171,7 @@ async def routed(
         MemoryCache(lambda: NOW_US // 1_000_000) if cached else None,
         exact_ttl_s=60,
     )
-    host = FakeHost(models())
+    host = host or FakeHost(models())
     daemon = Routed(settings, host, ledger, frontiers, router)
     app = create_app(host, settings, metrics, router=router)
     async with listening(app, settings) as url, aiohttp.ClientSession(url) as session:
