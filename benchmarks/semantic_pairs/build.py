@@ -12,8 +12,8 @@ Rules
 - Nearest is by cosine of the encoder that the cache uses, so the pairs are the hardest it meets.
 - `again` was made after one report on `test`: from the same half, with what was asked earlier and
   what comes now turned about, other edits, and no pair that `test` has.
-- `fresh` was made after a report on `again`: as `test`, but with the second nearest, other edits,
-  and no pair that `test` or `again` has.
+- `fresh` was made after a report on `again`: as `test`, but with the second and third nearest,
+  other edits, and no pair that `test` or `again` has.
 - `curation.json` lists what reading found wrong: pairs of intents that are told apart by their
   labels only, single questions with a wrong label, and single pairs. They are left out.
 """
@@ -99,9 +99,8 @@ def make_pairs(
         rows: list[dict[str, str | bool]] = []
         for source in FILES:
             some = [one for one in own if one.source == source]
-            rows += _natural(
-                some, vectors, confused, rng, turned=name == "again", place=name == "fresh"
-            )
+            for place in (1, 2) if name == "fresh" else (0,):
+                rows += _natural(some, vectors, confused, rng, turned=name == "again", place=place)
         if name in ("again", "fresh"):
             own = [one for one in own if "how come" not in one.text.lower()]
             for before in ("test", "again"):
