@@ -9,6 +9,7 @@ import typer
 from edge_runtime import __version__
 from edge_runtime.errors import EdgeError
 from fleet.console import Config, refused, settings_of
+from fleet.demo_cli import register as register_demo
 from fleet.enrol.cli import register as register_enrolment
 from fleet.publish.cli import register as register_publish
 from fleet.registry.cli import boxes_app
@@ -24,6 +25,7 @@ register_publish(app)
 register_rollouts(app)
 register_registry(app)
 register_enrolment(app, boxes_app)
+register_demo(app)
 
 
 @app.command()

@@ -41,7 +41,6 @@ from fleet.simulator.traffic import make_row
 from fleet.simulator.wire import Wire
 from fleet.simulator.world import BoxSpec, World
 
-DAILY_S: Final = 86_400.0
 LATE_S: Final = 5.0
 SETTLE_S: Final = 0.5
 RESEND_AFTER: Final = 2.0
@@ -211,7 +210,7 @@ class SimBox:
         self._row_s = now_s + self.spec.telemetry_s * self._rng.random()
         self._sent_s = self._told = None
         self._why: Why = "changed"
-        self._report_s = now_s + DAILY_S
+        self._report_s = now_s + self.spec.report_every_s
         self._clock = Clock(
             lambda: self._now_s - self._started_s, lambda: self._now_s + self._clock_error_s
         )
@@ -396,7 +395,7 @@ class SimBox:
             spool=stored.spool.state(),
         )
         self._told, self._why = _without_progress(items), "daily"
-        self._report_s = self._now_s + DAILY_S
+        self._report_s = self._now_s + self.spec.report_every_s
         return Out(Channel.HAVE, document.to_bytes())
 
     def _announcement(self, *, up: bool) -> bytes:

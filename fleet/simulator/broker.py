@@ -3,12 +3,15 @@
 Rules
 - It needs nothing installed and no network. It speaks MQTT 3.1.1, keeps everything in memory and
   is no broker for production; mosquitto is (`docs/howto/run-a-fleet.md`).
+- It may lose a message that is on its way while somebody subscribes for the first time. So boxes
+  connect one after another, and report again every few minutes.
 - The same passwords and the same topics hold as at mosquitto: a user writes and reads below its
   own name only.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import secrets
@@ -16,6 +19,7 @@ import socket
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from amqtt.broker import Broker
 from amqtt.contexts import Action, BaseContext
@@ -28,7 +32,8 @@ from edge_runtime.errors import BundleError, TransportError
 from fleet.enrol.broker import Passwords
 from fleet.enrol.secrets import mosquitto_verify
 
-_TRIES = 5
+GOODBYE_S: Final = 0.2
+_TRIES: Final = 5
 _OPEN: weakref.WeakValueDictionary[str, EmbeddedBroker] = weakref.WeakValueDictionary()
 """amqtt makes its plugins from names and plain values; this leads them back to their broker."""
 
@@ -72,9 +77,11 @@ class EmbeddedBroker:
         door = cls(control_user, control_hash)
         _OPEN[door.key] = door
         broker = await door._start()
+        asyncio.get_running_loop().set_exception_handler(_unless_its_own)
         try:
             yield door
         finally:
+            await asyncio.sleep(GOODBYE_S)  # for the last goodbyes; amqtt cuts what is left
             await broker.shutdown()
 
     async def _start(self) -> Broker:
@@ -143,6 +150,14 @@ class TopicPlugin(BaseTopicPlugin):
         if session is None or topic is None or action is None:
             return False
         return self._door.allows(session.username or "", topic, action)
+
+
+def _unless_its_own(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """For each message whose receiver went away, amqtt leaves a failed task that nobody asks."""
+    left = context.get("future")
+    coroutine = left.get_coro() if isinstance(left, asyncio.Task) else None
+    if not getattr(coroutine, "__qualname__", "").startswith(("ProtocolHandler.", "Broker.")):
+        loop.default_exception_handler(context)
 
 
 def _free_port() -> int:

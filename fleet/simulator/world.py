@@ -129,6 +129,7 @@ class BoxSpec:
     disk_free_bytes: int = 8 * GIB
     telemetry_s: float = 300.0
     report_spread_s: float = 5.0
+    report_every_s: float = 86_400.0
     spool_rows: int = 2000
 
 
