@@ -5,6 +5,7 @@ Rules
 - `pieces` are the stream's JSON events in order, without `[DONE]`, stripped alike. An answer that
   never was a stream has none, and streams as one piece made of its body by the server.
 - A hit costs nothing; `saved_nano` is what making the answer had cost.
+- `score` is that of the local answer, given or not, that was judged when this one was made.
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerScore:
+    """A confidence score in millionths: for which certified task, of which model's answer."""
+
+    ppm: int
+    task: str
+    model_digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One answer. Tokens and money are those of making it."""
 
@@ -30,6 +40,7 @@ class Answer:
     saved_nano: int = 0
     answered_by: str = ""
     tags: frozenset[str] = field(default_factory=frozenset)
+    score: AnswerScore | None = None
 
 
 def stripped(value: Json) -> dict[str, Any]:
@@ -47,6 +58,8 @@ def encode(answer: Answer) -> bytes:
         "answered_by": answer.answered_by,
         "tags": sorted(answer.tags),
     }
+    if answer.score is not None:
+        value["score"] = [answer.score.ppm, answer.score.task, answer.score.model_digest]
     try:
         return orjson.dumps(value)
     except TypeError as error:  # orjson's own error is a TypeError
@@ -58,6 +71,7 @@ def decode(data: bytes) -> Answer:
     try:
         value = orjson.loads(data)
         tokens_in, tokens_out = value["tokens"]
+        score = value.get("score")  # answers of before scores were kept have none
         return Answer(
             value["body"],
             tuple(value["pieces"]),
@@ -66,6 +80,7 @@ def decode(data: bytes) -> Answer:
             value["saved_nano"],
             value["answered_by"],
             frozenset(value["tags"]),
+            None if score is None else AnswerScore(*score),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"a kept answer is damaged: {error}") from error

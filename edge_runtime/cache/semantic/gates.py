@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
+from itertools import pairwise
 
 from edge_runtime.cache.semantic.words import (
     CARDINALS,
@@ -43,6 +44,10 @@ _CURRENCIES = frozenset(listed("usd eur gbp yen aud chf cad inr mxn"))
 _ASKED = {
     "why": "reason",
     "reason": "reason",
+    "reasons": "reason",
+    "cause": "reason",
+    "caused": "reason",
+    "causing": "reason",
     "when": "time",
     "where": "place",
     "who": "person",
@@ -75,6 +80,25 @@ _REQUESTS = (
     ("like", "to"),
     ("please",),
 )
+_WANTING = (
+    ("would", "like"),
+    ("want", "my"),
+    ("want", "a"),
+    ("want", "the"),
+    ("need", "my"),
+    ("need", "a"),
+    ("need", "the"),
+)
+_YES_OR_NO = frozenset(listed("is are am be do does did can could will would should may has have"))
+_ACTIONS = frozenset(
+    listed(
+        "cancel freeze block unblock unfreeze pay transfer send order change set add remove book "
+        "play start stop turn close open activate deactivate make schedule remind call reset "
+        "report increase raise lower reduce move put switch delete update reserve rate dispute "
+        "replace issue refund roll flip skip repeat speak sync connect disable enable"
+    )
+)
+_GREETINGS = frozenset(listed("please hi hello hey ok okay just now kindly quickly and so"))
 _SKIPPED = frozenset(listed("please help to me kindly just also quickly now be able go ahead and"))
 _TELLING = frozenset(
     listed(
@@ -93,6 +117,7 @@ class Signature:
     asked: frozenset[str]
     action: bool
     telling: bool
+    not_why: bool
     origins: tuple[str, ...]
     targets: tuple[str, ...]
 
@@ -109,6 +134,7 @@ def signature(text: str) -> Signature:
         _poles(words),
         _asked(words),
         *_form(words),
+        _is_not_why(words),
         _after(words, "from"),
         _after(words, "to"),
     )
@@ -125,6 +151,8 @@ def refusal(first: str, second: str) -> str | None:
         return "different question words"
     if (one.action and _wants_fact(other)) or (other.action and _wants_fact(one)):
         return "one wants a fact, the other something done"
+    if (one.not_why and "reason" in other.asked) or (other.not_why and "reason" in one.asked):
+        return "one asks why"
     if set(one.origins) & set(other.targets) or set(one.targets) & set(other.origins):
         return "opposite directions"
     return None
@@ -148,6 +176,8 @@ def _asked(words: Sequence[str]) -> frozenset[str]:
     for word, following in zip(words, [*words[1:], ""], strict=False):
         if word == "how":
             found.add(_HOW.get(following, "manner"))
+        elif word == "possible" and words[:3] == ("how", "is", "it"):
+            found = {"reason"}
         elif word in ("what", "which") and following in ("time", "date", "day"):
             found.add("time")
     return frozenset(found)
@@ -155,6 +185,15 @@ def _asked(words: Sequence[str]) -> frozenset[str]:
 
 def _wants_fact(signature: Signature) -> bool:
     return signature.telling or bool(signature.asked & _FACTS)
+
+
+def _is_not_why(words: Sequence[str]) -> bool:
+    """True for what is no question of why and no complaint that could be one."""
+    if "reason" in _asked(words):
+        return False
+    wishes = any(pair in _WANTING for pair in pairwise(words))
+    asks = bool(words) and (words[0] in _YES_OR_NO or "what" in words or "which" in words)
+    return asks or wishes or _form(words)[0]
 
 
 def _form(words: Sequence[str]) -> tuple[bool, bool]:
@@ -165,8 +204,10 @@ def _form(words: Sequence[str]) -> tuple[bool, bool]:
         for opening in _REQUESTS:
             if tuple(words[at : at + len(opening)]) == opening:
                 verb = next((one for one in words[at + len(opening) :] if one not in _SKIPPED), "")
-                return bool(verb) and verb not in _TELLING, verb in ("tell", "know")
-    return False, tuple(words[:2]) in (("tell", "me"), ("let", "me"))
+                if verb:
+                    return verb not in _TELLING, verb in ("tell", "know")
+    first = next((one for one in words if one not in _GREETINGS), "")
+    return first in _ACTIONS, tuple(words[:2]) in (("tell", "me"), ("let", "me"))
 
 
 def _after(words: Sequence[str], preposition: str) -> tuple[str, ...]:

@@ -185,13 +185,13 @@ def test_what_has_no_json_form_has_no_key() -> None:
 
 @given(bodies, st.lists(bodies, max_size=4))
 def test_an_answer_comes_back_as_it_was(body: dict[str, Any], pieces: list[dict[str, Any]]) -> None:
-    answer = Answer(body, tuple(pieces), 5, 6, 7, "m@1", frozenset({"t"}))
+    answer = Answer(body, tuple(pieces), 5, 6, 7, "m@1", frozenset({"t"}), SCORE)
     back = decode(encode(answer))
     volatile = {"id", "created", "edge"}
     assert back.body == {key: one for key, one in body.items() if key not in volatile}
     assert len(back.pieces) == len(pieces)
     assert (back.tokens_in, back.tokens_out, back.saved_nano) == (5, 6, 7)
-    assert (back.answered_by, back.tags) == ("m@1", {"t"})
+    assert (back.answered_by, back.tags, back.score) == ("m@1", {"t"}, SCORE)
 
 
 def test_what_belongs_to_one_delivery_is_not_kept() -> None:

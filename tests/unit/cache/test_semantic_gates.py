@@ -77,6 +77,10 @@ DIFFERENT = [
     ("please freeze my account", "why did you freeze my account"),
     ("help me pay my bill", "how much is my bill"),
     ("please make a vacation request", "tell me about my vacation request"),
+    ("cancel my transfer, please", "why would you cancel my transfer"),
+    ("how is it possible that my account is frozen", "I would like my account frozen"),
+    ("why is verification needed", "what is needed for verification"),
+    ("why would you cancel my transfer", "is there any way to cancel my transfer"),
     # how much of it
     ("give me all my cash", "give me my cash"),
 ]
@@ -94,6 +98,9 @@ ALIKE = [
     ("raise my limit", "increase my limit"),
     ("tell me my balance", "how much money do I have"),
     ("how do I change my pin", "help me change my pin"),
+    ("why is my transfer pending", "my transfer is still pending"),
+    ("why was I charged", "what is the reason that I was charged"),
+    ("cancel my transfer", "I want to cancel my transfer"),
     ("where is my card", "I am looking for where my card is"),
     ("lift the freeze from my to-do list", "lift the freeze from my to do list"),
     ("is it on sale", "is it in the sale"),
