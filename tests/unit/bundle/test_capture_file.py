@@ -96,6 +96,7 @@ def test_a_segment_may_end_anywhere_but_not_lose_its_middle(path: Path) -> None:
         (segment([]) + b"\xff\xff\xff\xff", "impossible length"),
         (segment([]) + b"\0\0\0\1x", "impossible length"),
     ],
+    ids=["other text", "too short", "other key", "length too large", "length too small"],
 )
 def test_what_is_no_segment_of_ours_is_refused(path: Path, data: bytes, why: str) -> None:
     path.write_bytes(data)
