@@ -280,8 +280,9 @@ SPECS: tuple[MetricSpec, ...] = (
         "edge_router_seconds",
         "seconds",
         ("route",),
-        "The router's own part of a question: planning, cache lookup and decision, without any "
-        "model, embedding or frontier.",
+        "The router's own part of a chat or a classification: from its headers until it is known "
+        "what to do first (plan, exact cache, decision), and each later decision. Not in it: the "
+        "body's arrival, tokenising, models, embeddings, frontiers, waits for the ledger's disk.",
         _FAST_SECONDS,
     ),
     _counter(

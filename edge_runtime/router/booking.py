@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import structlog
 
+from edge_runtime.cache.answers import Answer, AnswerScore
 from edge_runtime.core import ModelInfo
 from edge_runtime.errors import CapacityError
 from edge_runtime.ledger.cost import energy_cost, local_cost
@@ -214,35 +215,43 @@ class Bill:
         self._open.append(_Local(row, rung))
 
     def cache_row(
-        self,
-        *,
-        by: str,
-        model_digest: str,
-        tokens: Tokens,
-        saved_nano: int,
-        duration_us: int,
-        reason: str,
+        self, answer: Answer, *, model_digest: str, duration_us: int, reason: str
     ) -> Attempt:
-        """The row of an answer that was kept before."""
+        """The row of an answer that was kept before; it keeps the score it was made with.
+
+        `model_digest` is that of the model the question went to first; a score's own goes before.
+        """
+        score = answer.score
         return Attempt(
             at_us=self.till.now_us(),
             request_id=self.payer.request_id,
             task_id=self.payer.task_id,
             tier=Tier.CACHE,
-            model=by,
+            model=answer.answered_by,
             attempt=self.attempts,
             tenant=self.payer.tenant,
             endpoint=self.payer.endpoint,
             tag=self.payer.tag,
-            model_digest=model_digest,
-            tokens_in=tokens.tokens_in,
-            tokens_out=tokens.tokens_out,
-            saved_nano=saved_nano,
+            model_digest=model_digest if score is None else score.model_digest,
+            tokens_in=answer.tokens_in,
+            tokens_out=answer.tokens_out,
+            saved_nano=answer.saved_nano,
             price_version=self.till.price_version,
             duration_us=duration_us,
             reason=reason,
             answered=True,
+            score_ppm=None if score is None else score.ppm,
+            task="" if score is None else score.task,
         )
+
+    def score(self) -> AnswerScore | None:
+        """The score of the question's last local answer that had one; once the bill is closed."""
+        scored = [row for row in self.rows if row.score_ppm is not None]
+        if not scored:
+            return None
+        last = max(scored, key=lambda row: row.attempt)
+        assert last.score_ppm is not None
+        return AnswerScore(last.score_ppm, last.task, last.model_digest)
 
     def cached(self, row: Attempt) -> None:
         """The answer came from the cache."""

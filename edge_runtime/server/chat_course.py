@@ -24,7 +24,6 @@ from edge_runtime.cache.policy import Use, is_whole, parse_cache_control, use_fo
 from edge_runtime.cache.semantic.contract import similar_question
 from edge_runtime.core import Kind, ModelInfo
 from edge_runtime.errors import CapacityError, EdgeError, EngineError, UsageError
-from edge_runtime.ledger.rows import Tokens
 from edge_runtime.router.contract import (
     FrontierCall,
     FrontierChunk,
@@ -55,6 +54,7 @@ from edge_runtime.server.generation import (
     respond,
     respond_collected,
 )
+from edge_runtime.server.own_time import OwnTime
 from edge_runtime.server.replies import json_reply
 from edge_runtime.server.sse import EventStream
 from edge_runtime.server.trials import plan_of
@@ -65,7 +65,10 @@ NEVER_KEPT = frozenset({Reason.DEGRADED, Reason.NEVER_LEAVE})
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answer one chat request, whole or as a stream."""
     services, context = services_of(request), context_of(request)
-    data = parse_object(await read_bytes(request))
+    own = context.own_time(services)
+    with own.away():
+        raw = await read_bytes(request)
+    data = parse_object(raw)
     name = data.get("model")
     if not isinstance(name, str) or not name:
         read_fields(request, data, ChatBody)
@@ -73,10 +76,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     plan = services.plan(name, context.wishes)
     formed = plan.configured and data.get("response_format") is not None
     if plan.plain and not formed and not services.router.caches:
+        own.observe(services.metrics, context.route)
         return await _plainly(request, data, plan)
     if plan.plain and not formed:
         read_fields(request, data, ChatBody)  # what is refused without a cache is refused with one
-    course = ChatCourse(request, services, context, plan, read_asked(request, data, plan))
+    course = ChatCourse(request, services, context, plan, read_asked(request, data, plan), own)
     return await course.run()
 
 
@@ -103,6 +107,7 @@ class ChatCourse:
     context: RequestContext
     plan: Plan
     asked: Asked
+    own: OwnTime
     case: Case = field(init=False)
     use: Use = field(init=False)
     question: Question | None = None
@@ -126,7 +131,8 @@ class ChatCourse:
             hit = self._look_up()
             if hit is not None:
                 return await self._from_cache(hit)
-            similar = await self._look_similar()
+            with self.own.away():
+                similar = await self._look_similar()
             if similar is not None:
                 return await self._from_cache(similar, Reason.SIMILAR)
             if self.use.only_if_cached:
@@ -135,6 +141,7 @@ class ChatCourse:
             chat_trial.pair(self)
             return response
         finally:
+            self.own.observe(self.services.metrics, self.context.route)
             told.bill.cancel()
             router.account(told, self.plan.endpoint)
 
@@ -160,7 +167,9 @@ class ChatCourse:
 
     async def _steps(self) -> web.StreamResponse:
         while True:
+            self.own.go()
             step = self.case.next()
+            self.own.stop()
             response: web.StreamResponse | None = None
             match step:
                 case TryLocal(rung=rung, final=True) if self.asked.form is None:
@@ -431,6 +440,7 @@ class ChatCourse:
             tokens_out=usage.get("completion_tokens", 0),
             saved_nano=told.bill.cost_nano,
             answered_by=told.answered_by,
+            score=told.bill.score(),
             tags=frozenset({tag} if tag else ()),
         )
         router = self.services.router
@@ -441,13 +451,12 @@ class ChatCourse:
             router.background("keep-similar", keep)
 
     async def _from_cache(self, hit: Hit, reason: Reason = Reason.CACHED) -> web.StreamResponse:
+        self.own.stop()
         answer, told = hit.answer, self.case.told
         question = self.question
         row = told.bill.cache_row(
-            by=answer.answered_by,
+            answer,
             model_digest="" if question is None else question.model_digest[:64],
-            tokens=Tokens(answer.tokens_in, 0, answer.tokens_out),
-            saved_nano=answer.saved_nano,
             duration_us=round(self._since_ms() * 1000),
             reason=str(reason),
         )

@@ -52,6 +52,7 @@ from edge_runtime.server.classify_entry import (
 from edge_runtime.server.context import RequestContext, Services
 from edge_runtime.server.encoders import too_long, work_of
 from edge_runtime.server.offload import offload
+from edge_runtime.server.own_time import OwnTime
 from edge_runtime.server.prompts import OneInput, fit, split_inputs, to_tokens
 from edge_runtime.server.replies import json_reply
 from edge_runtime.server.trials import plan_of
@@ -82,6 +83,7 @@ class ClassifyCourse:
     context: RequestContext
     plan: Plan
     body: ClassifyBody
+    own: OwnTime
     items: list[Item] = field(default_factory=list)
     infos: list[ModelInfo | None] = field(default_factory=list)
     token_count: int = 0
@@ -95,10 +97,13 @@ class ClassifyCourse:
         try:
             await self._open()
             while undecided := [item for item in self.items if item.answer is None]:
+                self.own.go()
                 await self._round(undecided)
+            self.own.stop()
             for item in self.items:
                 await item.case.told.bill.settled()
         finally:
+            self.own.observe(self.services.metrics, self.context.route)
             for item in self.items:
                 item.case.told.bill.cancel()
                 router.account(item.case.told, self.plan.endpoint)
@@ -118,7 +123,8 @@ class ClassifyCourse:
             self.context.told.append(case.told)
             for rung, info in enumerate(self.infos):
                 case.rung(info, error=errors.get(rung))
-        await self._tokenise(inputs)
+        with self.own.away():
+            await self._tokenise(inputs)
         for item in self.items:
             self._look_up(item)
 
@@ -182,6 +188,7 @@ class ClassifyCourse:
     async def _round(self, undecided: Sequence[Item]) -> None:
         """One step for every question that has no answer yet; batches run as one."""
         steps: list[tuple[Item, Step]] = [(item, item.case.next()) for item in undecided]
+        self.own.stop()
         for _, step in steps:
             if isinstance(step, Refuse):
                 refused = next(item for item, one in steps if one is step)
@@ -348,10 +355,8 @@ class ClassifyCourse:
     def _from_cache(self, item: Item, hit: Hit, info: ModelInfo) -> None:
         answer = hit.answer
         row = item.case.told.bill.cache_row(
-            by=answer.answered_by,
+            answer,
             model_digest=info.model_digest,
-            tokens=Tokens(answer.tokens_in, 0, answer.tokens_out),
-            saved_nano=answer.saved_nano,
             duration_us=self._since_us(),
             reason=str(Reason.CACHED),
         )
@@ -368,6 +373,7 @@ class ClassifyCourse:
             tokens_in=len(next(iter(item.tokens.values()), ())),
             saved_nano=told.bill.cost_nano,
             answered_by=told.answered_by,
+            score=told.bill.score(),
             tags=frozenset({tag} if tag else ()),
         )
         self.services.router.keep(item.ticket, answer, item.use)

@@ -17,6 +17,7 @@ from edge_runtime.router.contract import Payer, Reason
 from edge_runtime.router.plan import Plan, Wishes
 from edge_runtime.router.router import DEFAULT_TENANT, Router
 from edge_runtime.router.told import Told, summed, summed_headers
+from edge_runtime.server.own_time import OwnTime
 from edge_runtime.server.recent import Recent
 
 LOADING_RETRY_S = 5.0
@@ -127,6 +128,10 @@ class RequestContext:
     cors_origin: str | None = None
     told: list[Told] = field(default_factory=list)
     keeps_answers: bool = False
+
+    def own_time(self, services: Services) -> OwnTime:
+        """The stopwatch of the router's own time, running since the request came."""
+        return OwnTime(services.clock, self.arrival_s)
 
     def payer(self, plan: Plan | None = None, part: int | None = None) -> Payer:
         """Whose row it is; `part` numbers the questions of a request that has several."""

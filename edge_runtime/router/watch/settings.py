@@ -117,12 +117,12 @@ class TrialSettings(Section):
     candidate: str = Field(min_length=1, max_length=128, description="Model under trial.")
     mode: Literal["shadow", "ab"] = Field(
         "shadow",
-        description="Whose answer is served: always the old one's (`shadow`), or for "
-        "`candidate_share` of requests the new one's (`ab`).",
+        description="Who is asked first: always the old one (`shadow`), or for `candidate_share` of "
+        "the requests the new one (`ab`). The other answers in the background.",
     )
     share: float = Field(0.1, gt=0, le=1, description="Share of requests that both bundles answer.")
     candidate_share: float = Field(
-        0.5, gt=0, lt=1, description="In `ab`: share of those that get the new one's answer."
+        0.5, gt=0, lt=1, description="In `ab`: share of those that are asked of the new one first."
     )
     loss_share: float = Field(
         2 / 3,

@@ -156,3 +156,31 @@ async def test_shadow_compares_beside_the_frontier() -> None:
         await daemon.router.finish_background(cancel=False)
     assert answer.edge["reason"] == "shadow"
     assert [row.purpose for row in daemon.ledger.attempts] == ["serve", "shadow"]
+
+
+async def test_a_kept_answer_keeps_the_score_it_was_made_with() -> None:
+    async with routed(by_input, PROMISE, cached=True, **LOCAL_FIRST) as daemon:
+        for text in ("tree", "apple", "tree", "apple"):
+            await daemon.post(URL, asked(text))
+            await daemon.router.finish_background(cancel=False)
+    rows = daemon.rows
+    made = [row for row in rows if row.tier is Tier.LOCAL]
+    again = [row for row in rows if row.tier is Tier.CACHE]
+    assert [row.score_ppm for row in again] == [row.score_ppm for row in made]
+    assert None not in {row.score_ppm for row in again}
+    assert {(row.task, row.model_digest) for row in again} == {("letter-class", LETTERS)}
+
+
+async def test_the_routers_own_time_is_told_once_a_request_without_the_frontiers() -> None:
+    table = {**LOCAL_FIRST, "endpoints": {**LOCAL_FIRST["endpoints"], "helper": {"models": []}}}
+    chat = {"model": "helper", "messages": [{"role": "user", "content": "hey"}]}
+    async with routed(json_label("vowel"), PROMISE, cached=True, **table) as daemon:
+        for text in ("tree", "apple", "tree"):
+            await daemon.post(URL, asked(text))
+            await daemon.router.finish_background(cancel=False)
+        await daemon.post(URL, {"model": "letter-class", "input": ["a", "b"]})
+        await daemon.post("/v1/chat/completions", chat)
+        async with daemon.client.get("/metrics") as response:
+            metrics = await response.text()
+    assert 'edge_router_seconds_count{route="/v1/classify"} 4.0' in metrics
+    assert 'edge_router_seconds_count{route="/v1/chat/completions"} 1.0' in metrics

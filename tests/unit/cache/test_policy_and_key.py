@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.cache.answers import Answer, decode, encode
+from edge_runtime.cache.answers import Answer, AnswerScore, decode, encode
 from edge_runtime.cache.contract import CacheLimits, fresh_enough
 from edge_runtime.cache.key import Question, answer_fields, cache_key
 from edge_runtime.cache.policy import (
@@ -23,6 +23,7 @@ from edge_runtime.cache.policy import (
 from edge_runtime.errors import ConfigError
 
 GREEDY = {"temperature": 0}
+SCORE = AnswerScore(912_345, "intent", "d" * 64)
 
 
 @pytest.mark.parametrize(
