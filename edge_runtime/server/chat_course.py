@@ -10,27 +10,21 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
-from edge_runtime.cache.answers import Answer
-from edge_runtime.cache.contract import Hit, Ticket
-from edge_runtime.cache.key import Question, answer_fields, cache_key
-from edge_runtime.cache.policy import Use, is_whole, parse_cache_control, use_for
-from edge_runtime.cache.semantic.contract import similar_question
+from edge_runtime.cache.contract import Ticket
+from edge_runtime.cache.key import Question
+from edge_runtime.cache.policy import Use
 from edge_runtime.core import Kind, ModelInfo
 from edge_runtime.errors import CapacityError, EdgeError, EngineError, UsageError
 from edge_runtime.router.contract import (
     FrontierCall,
-    FrontierChunk,
-    FrontierError,
     FrontierReply,
-    FrontierWhy,
-    Policy,
     Reason,
     SimilarQuestion,
 )
@@ -39,12 +33,11 @@ from edge_runtime.router.escalate import chat_body
 from edge_runtime.router.plan import Plan
 from edge_runtime.router.router import Case, fault_of
 from edge_runtime.router.watch.contract import TrialPlan
-from edge_runtime.server import chat_judged, chat_trial
-from edge_runtime.server.body import INERT, parse_object, read_bytes, read_fields
+from edge_runtime.server import chat_cache, chat_frontier, chat_judged, chat_trial, chat_watch
+from edge_runtime.server.body import parse_object, read_bytes, read_fields
 from edge_runtime.server.chat import ChatBody, chat_job, need_chat_template
 from edge_runtime.server.chat_asked import Asked, read_asked
-from edge_runtime.server.chat_stream import finish_reasons, kept_pieces, pieces_of
-from edge_runtime.server.context import RequestContext, Services, context_of, new_id, services_of
+from edge_runtime.server.context import RequestContext, Services, context_of, services_of
 from edge_runtime.server.endings import Given, Live, Seeking
 from edge_runtime.server.generation import (
     Collected,
@@ -55,11 +48,7 @@ from edge_runtime.server.generation import (
     respond_collected,
 )
 from edge_runtime.server.own_time import OwnTime
-from edge_runtime.server.replies import json_reply
-from edge_runtime.server.sse import EventStream
 from edge_runtime.server.trials import plan_of
-
-NEVER_KEPT = frozenset({Reason.DEGRADED, Reason.NEVER_LEAVE})
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -128,13 +117,13 @@ class ChatCourse:
         self.case = router.open_case(self.plan, told)
         try:
             self._fill_ladder()
-            hit = self._look_up()
+            hit = chat_cache.look_up(self)
             if hit is not None:
-                return await self._from_cache(hit)
+                return await chat_cache.from_cache(self, hit)
             with self.own.away():
-                similar = await self._look_similar()
+                similar = await chat_cache.look_similar(self)
             if similar is not None:
-                return await self._from_cache(similar, Reason.SIMILAR)
+                return await chat_cache.from_cache(self, similar, Reason.SIMILAR)
             if self.use.only_if_cached:
                 raise UsageError("nothing is kept for this request", code="not_cached", status=504)
             response = await self._steps()
@@ -177,7 +166,7 @@ class ChatCourse:
                 case TryLocal(rung=rung):
                     await self._collect(rung)
                 case Escalate(reason=reason):
-                    response = await self._escalate(reason)
+                    response = await chat_frontier.escalate(self, reason)
                 case Keep():
                     return await self._give(step)
                 case Refuse():
@@ -197,14 +186,16 @@ class ChatCourse:
         try:
             job = await self._job(info, scored=False)
             case.announce(step)
-            self.context.keeps_answers = self._keeps(reason)
-            response = await respond(self.request, job, Live(case, step, self._remember))
+            self.context.keeps_answers = chat_cache.keeps(self, reason)
+            response = await respond(
+                self.request, job, Live(case, step, partial(chat_cache.remember, self))
+            )
         except EdgeError as error:
             case.told.answered(tier="", reason="", by="")
             case.told.degraded = False
             self._failed(rung, error)
             return None
-        chat_judged.tell_decided_by(self, sum(job.prompt_lens), None)
+        chat_watch.tell_decided_by(self, sum(job.prompt_lens), None)
         return response
 
     async def _collect(self, rung: int) -> None:
@@ -239,11 +230,11 @@ class ChatCourse:
         """Give an answer that was collected."""
         found = self.collected[step.rung]
         self.case.announce(step)
-        self.context.keeps_answers = self._keeps(step.reason)
-        ending = Given(self.case, step, self._remember)
+        self.context.keeps_answers = chat_cache.keeps(self, step.reason)
+        ending = Given(self.case, step, partial(chat_cache.remember, self))
         response = await respond_collected(self.request, found, ending)
-        self._resolved()
-        chat_judged.watch_kept(self, step, found)
+        chat_judged.resolved(self)
+        chat_watch.watch_kept(self, step, found)
         return response
 
     async def _job(self, info: ModelInfo, *, scored: bool) -> Job:
@@ -266,8 +257,6 @@ class ChatCourse:
             raise error
         self.case.failed(rung, fault, error)
 
-    # the frontiers
-
     def call(self, reason: Reason) -> FrontierCall:
         """The call that escalates this request."""
         info = self.own_info()
@@ -286,235 +275,3 @@ class ChatCourse:
         known = [one for one in self.case.infos if one is not None]
         own = [one for one in known if one.name != self.plan.candidate]
         return next(iter([*own, *known]), None)
-
-    async def _escalate(self, reason: Reason) -> web.StreamResponse | None:
-        """Ask the frontiers; None when none answered."""
-        frontiers = self.services.router.frontiers
-        assert frontiers is not None, "escalated without frontiers"
-        self.case.escalating(reason)
-        call = self.call(reason)
-        if self.asked.stream and call.accept is None:
-            async with contextlib.aclosing(frontiers.stream(call)) as chunks:
-                return await self._pass_on(chunks, reason)
-        try:
-            reply = await frontiers.complete(call)
-        except FrontierError as error:
-            self.case.frontier_failed(error)
-            return None
-        self.case.escalated(reason, reply)
-        await self.case.told.bill.settled()
-        self._after_frontier(reason, reply, ())
-        edge = self.context.edge(self._timings(reply))
-        if self.asked.stream:
-            usage = reply.body.get("usage")
-            return await self._write_stream(pieces_of(reply.body), usage, edge, reply.body)
-        return json_reply({**reply.body, "edge": edge})
-
-    async def _pass_on(
-        self, chunks: AsyncGenerator[FrontierChunk, None], reason: Reason
-    ) -> web.StreamResponse | None:
-        """Give a frontier's stream as it comes; the last event waits for the bill."""
-        case, told = self.case, self.case.told
-        try:
-            first = await anext(chunks)
-        except FrontierError as error:
-            case.frontier_failed(error)
-            return None
-        told.answered(tier="frontier", reason=str(reason), by=first.frontier)
-        stream = self._event_stream()
-        await stream.start()
-        sent_ms = self._since_ms()
-        held: Mapping[str, Any] = first.data
-        given: list[Mapping[str, Any]] = [held]
-        usage: object = None
-        reply = first.reply
-        try:
-            async for chunk in chunks:
-                reply = chunk.reply or reply
-                if not chunk.data.get("choices"):
-                    usage = chunk.data.get("usage") or usage
-                    continue
-                await stream.send(held)
-                held = chunk.data
-                given.append(held)
-            if reply is None:
-                raise FrontierError(FrontierWhy.CUT, "the frontier's stream had no end")
-        except FrontierError as error:
-            case.frontier_failed(error)
-            told.answered(tier="", reason=str(reason), by="")
-            return await stream.fail(error, self.context.edge({"first_sent_ms": sent_ms}))
-        case.escalated(reason, reply)
-        await told.bill.settled()
-        edge = self.context.edge({**self._timings(reply), "first_sent_ms": sent_ms})
-        if self.asked.include_usage:
-            await stream.send(held)
-            head = {name: held.get(name) for name in ("id", "object", "created", "model")}
-            bill = usage or reply.body.get("usage")
-            held = {**head, "choices": [], "usage": bill}
-        await stream.send({**held, "edge": edge})
-        self._after_frontier(reason, reply, given)
-        return await stream.finish()
-
-    def _after_frontier(
-        self, reason: Reason, reply: FrontierReply, chunks: Sequence[Mapping[str, Any]]
-    ) -> None:
-        self.context.keeps_answers = self._keeps(reason)
-        if self.context.keeps_answers:
-            self._remember(reply.body, chunks)
-        self._resolved()
-        self.reply = reply
-        chat_judged.watch_escalated(self, reason, reply)
-        if self.plan.rules.policy is Policy.SHADOW:
-            chat_judged.shadow(self, reply)
-
-    # the cache
-
-    def _look_up(self) -> Hit | None:
-        router, told = self.services.router, self.case.told
-        directives = parse_cache_control(self.request.headers.get("Cache-Control"))
-        info = next((one for one in self.case.infos if one is not None), None)
-        default = None if info is None else info.default_params.get("temperature")
-        data = self.asked.data
-        temperature = data.get("temperature")
-        if temperature is None:
-            temperature = default
-        parameters = {"temperature": temperature, "seed": data.get("seed")}
-        self.use = use_for(parameters, directives, ttl_s=router.exact_ttl_s)
-        if not router.caches or not (self.use.read or self.use.keep):
-            return None
-        told.cache = "miss"
-        self.question = self._question(info)
-        found = router.look_up(self.question, self.use)
-        if found is None:
-            return None
-        told.cache_key = cache_key(self.question).hex()
-        if isinstance(found, Hit):
-            return found
-        self.ticket = found
-        return None
-
-    async def _look_similar(self) -> Hit | None:
-        """The semantic cache's answer; None also where a fresh one has to check it."""
-        router = self.services.router
-        if router.semantic is None or self.question is None:
-            return None
-        self.similar = similar_question(self.question)
-        if self.similar is None or not self.use.read:
-            return None
-        hit = await router.semantic.lookup(self.similar)
-        found = hit is not None and not hit.explore
-        router.metrics.count("edge_cache_lookups_total", "semantic", "hit" if found else "miss")
-        if hit is None or hit.explore:
-            return None
-        self.case.told.detail = f"similarity {hit.similarity:.3f}"
-        return Hit(hit.answer, hit.age_s)
-
-    def _question(self, info: ModelInfo | None) -> Question:
-        """What is asked, for whom and of what: another certificate is another question."""
-        digest = "frontier:" + ",".join(self.plan.order) if info is None else info.model_digest
-        holding = self.case.holdings[0] if self.case.holdings else None
-        known = None if holding is None else holding.known
-        edge = {
-            "endpoint": self.plan.endpoint,
-            "policy": str(self.plan.rules.policy),
-            "trust": str(self.case.ladder[0].trust) if self.case.ladder else "",
-            "certificate": None if known is None else known.digest,
-        }
-        fields = {**answer_fields(self.asked.data, INERT), "edge": edge}
-        return Question("chat", digest, self.case.told.bill.payer.tenant, fields)
-
-    def _keeps(self, reason: Reason) -> bool:
-        wanted = self.ticket is not None or self.similar is not None
-        return wanted and self.use.keep and reason not in NEVER_KEPT
-
-    def _remember(self, body: Mapping[str, Any], chunks: Sequence[Mapping[str, Any]]) -> None:
-        """Keep a whole answer, in the background."""
-        if not is_whole(finish_reasons(body)):
-            return
-        usage = body.get("usage") or {}
-        told, tag = self.case.told, self.context.wishes.tag
-        answer = Answer(
-            body={name: value for name, value in body.items() if name != "edge"},
-            pieces=kept_pieces(chunks),
-            tokens_in=usage.get("prompt_tokens", 0),
-            tokens_out=usage.get("completion_tokens", 0),
-            saved_nano=told.bill.cost_nano,
-            answered_by=told.answered_by,
-            score=told.bill.score(),
-            tags=frozenset({tag} if tag else ()),
-        )
-        router = self.services.router
-        if self.ticket is not None:
-            router.keep(self.ticket, answer, self.use)
-        if self.similar is not None and router.semantic is not None:
-            keep = router.semantic.keep(self.similar, answer, ttl_s=self.use.ttl_s)
-            router.background("keep-similar", keep)
-
-    async def _from_cache(self, hit: Hit, reason: Reason = Reason.CACHED) -> web.StreamResponse:
-        self.own.stop()
-        answer, told = hit.answer, self.case.told
-        question = self.question
-        row = told.bill.cache_row(
-            answer,
-            model_digest="" if question is None else question.model_digest[:64],
-            duration_us=round(self._since_ms() * 1000),
-            reason=str(reason),
-        )
-        self.case.from_cache(reason, row, by=answer.answered_by)
-        await told.bill.settled()
-        head = {"id": new_id("chatcmpl"), "created": self.services.now_s()}
-        edge = self.context.edge(
-            {"total_ms": self._since_ms(), "first_sent_ms": self._since_ms(), "age_s": hit.age_s}
-        )
-        if not self.asked.stream:
-            return json_reply({**answer.body, **head, "edge": edge})
-        pieces = [dict(piece) for piece in answer.pieces] or pieces_of(answer.body)
-        return await self._write_stream(pieces, answer.body.get("usage"), edge, head)
-
-    # writing
-
-    async def _write_stream(
-        self,
-        pieces: Sequence[Mapping[str, Any]],
-        usage: object,
-        edge: Mapping[str, object],
-        head: Mapping[str, Any],
-    ) -> web.StreamResponse:
-        """Give chunks that are all there."""
-        stream = self._event_stream()
-        await stream.start()
-        named = {name: head.get(name) for name in ("id", "created")}
-        chunks: list[dict[str, Any]] = [{**piece, **named} for piece in pieces]
-        if self.asked.include_usage:
-            chunks = [{**chunk, "usage": None} for chunk in chunks]
-            chunks.append({**chunks[-1], "choices": [], "usage": usage})
-        chunks[-1]["edge"] = edge
-        for chunk in chunks:
-            await stream.send(chunk)
-        return await stream.finish()
-
-    def _event_stream(self) -> EventStream:
-        timeout_s = self.services.settings.server.write_timeout_s
-        return EventStream(self.request, self.context.answer_headers(), timeout_s)
-
-    def _since_ms(self) -> float:
-        return round((self.services.clock() - self.context.arrival_s) * 1000, 2)
-
-    def _timings(self, reply: FrontierReply) -> dict[str, object]:
-        """Times of an escalated answer; `local_first_token_ms` where a local model tried first."""
-        firsts = [one.figures.first_s for one in self.collected.values()]
-        local = [first for first in firsts if first is not None]
-        arrival_s = self.context.arrival_s
-        return {
-            "local_first_token_ms": round((min(local) - arrival_s) * 1000, 2) if local else None,
-            "frontier_first_token_ms": round(reply.first_token_s * 1000, 2),
-            "frontier_ms": round(reply.total_s * 1000, 2),
-            "total_ms": self._since_ms(),
-            "first_sent_ms": self._since_ms(),
-        }
-
-    def _resolved(self) -> None:
-        """An answer of the form its caller asked for implies that the task is resolved."""
-        if self.asked.form is not None:
-            payer = self.case.told.bill.payer
-            self.services.router.till.implied(payer, resolved=True, source="schema")

@@ -12,8 +12,9 @@ from edge_runtime.router.contract import Reason
 from edge_runtime.router.escalate import content_of
 from edge_runtime.router.watch.contract import Pair, TrialPlan
 from edge_runtime.server.chat import need_chat_template
-from edge_runtime.server.chat_judged import ask_beside, how_to_compare, problem_of
+from edge_runtime.server.chat_judged import problem_of
 from edge_runtime.server.chat_stream import texts
+from edge_runtime.server.chat_watch import ask_beside, how_to_compare
 from edge_runtime.server.trials import Heard, heard, lost_by, missing
 
 if TYPE_CHECKING:

@@ -11,16 +11,14 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
-from edge_runtime.cache.answers import Answer
-from edge_runtime.cache.contract import Hit, Ticket
-from edge_runtime.cache.key import Question, cache_key
-from edge_runtime.cache.policy import Use, parse_cache_control, use_for
+from edge_runtime.cache.contract import Ticket
+from edge_runtime.cache.policy import Use
 from edge_runtime.core import Kind, ModelInfo
 from edge_runtime.errors import CapacityError, EdgeError, UsageError
 from edge_runtime.ledger.energy.account import share
@@ -28,20 +26,16 @@ from edge_runtime.ledger.rows import Status, Tokens
 from edge_runtime.router.booking import Work
 from edge_runtime.router.contract import (
     FrontierCall,
-    FrontierError,
-    FrontierWhy,
     Json,
-    Policy,
     Reason,
 )
 from edge_runtime.router.decide import Escalate, Keep, Refuse, Step, TryLocal
-from edge_runtime.router.escalate import classify_body, label_problem, read_label
+from edge_runtime.router.escalate import classify_body, label_problem
 from edge_runtime.router.plan import Plan
 from edge_runtime.router.router import Case, fault_of
 from edge_runtime.router.watch.contract import TrialPlan
-from edge_runtime.server import classify_trial, classify_watch
+from edge_runtime.server import classify_cache, classify_frontier, classify_trial, classify_watch
 from edge_runtime.server.classify_entry import (
-    DEFAULT_TOP_K,
     LABEL_TOKENS,
     NEVER_KEPT,
     NO_USE,
@@ -126,7 +120,7 @@ class ClassifyCourse:
         with self.own.away():
             await self._tokenise(inputs)
         for item in self.items:
-            self._look_up(item)
+            classify_cache.look_up(self, item)
 
     def _models(self) -> dict[int, Exception]:
         """The ladder's models, and why some of them cannot be tried."""
@@ -206,7 +200,7 @@ class ClassifyCourse:
             try:
                 async with asyncio.TaskGroup() as group:
                     for item, reason in escalating:
-                        group.create_task(self._escalate(item, reason, places))
+                        group.create_task(classify_frontier.escalate(self, item, reason, places))
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from errors
 
@@ -259,7 +253,7 @@ class ClassifyCourse:
         for item in batch:
             if fault is Reason.LOCAL_FAULT:
                 info = item.case.info(rung)
-                work = Work(Tokens(len(item.tokens[rung])), 0, self._since_us())
+                work = Work(Tokens(len(item.tokens[rung])), 0, self.since_us())
                 item.case.told.bill.local(info, work, rung=rung, status=Status.ERROR)
             item.case.failed(rung, fault, error)
 
@@ -267,12 +261,13 @@ class ClassifyCourse:
         item.case.kept(step)
         item.answer = item.answers[step.rung]
         if step.reason not in NEVER_KEPT:
-            self._remember(item, item.answer)
+            classify_cache.remember(self, item, item.answer)
         classify_watch.kept(self, item, step)
 
-    # the frontiers
+    # what the parts of the course share
 
     def call(self, item: Item, reason: Reason) -> FrontierCall | None:
+        """The call that escalates an input; None where its bundle does not say how to ask."""
         info = self.context.info
         if info is None or info.escalation is None:
             return None
@@ -288,95 +283,6 @@ class ClassifyCourse:
             deadline_s=self.context.deadline_s,
             accept=accept,
         )
-
-    async def _escalate(self, item: Item, reason: Reason, places: asyncio.Semaphore) -> None:
-        frontiers = self.services.router.frontiers
-        assert frontiers is not None, "escalated without frontiers"
-        item.case.escalating(reason)
-        call = self.call(item, reason)
-        info = self.context.info
-        assert info is not None
-        if call is None or info.escalation is None:
-            item.case.frontier_failed(_no_way(info))
-            return
-        try:
-            async with places:
-                reply = await frontiers.complete(call)
-        except FrontierError as error:
-            item.case.frontier_failed(error)
-            return
-        said = read_label(info.escalation, info.labels, reply.body)
-        item.frontier_label = said.label
-        item.case.escalated(reason, reply)
-        self.token_count += 0 if item.answers else len(item.tokens.get(0, ()))
-        item.answer = {"label": said.label, "score": None, "labels": []}
-        if said.out_of_scope:
-            item.answer["out_of_scope"] = True
-        self._remember(item, item.answer)
-        classify_watch.escalated(self, item, reason, said.label)
-        if self.plan.rules.policy is Policy.SHADOW:
-            classify_watch.shadow(self, item, said.label)
-
-    # the cache
-
-    def _look_up(self, item: Item) -> None:
-        router, told, info = self.services.router, item.case.told, self.context.info
-        directives = parse_cache_control(self.request.headers.get("Cache-Control"))
-        item.use = use_for({}, directives, ttl_s=router.exact_ttl_s, deterministic_by_nature=True)
-        if router.exact is not None and info is not None and (item.use.read or item.use.keep):
-            leading = next(one for one in self.infos if one is not None)
-            question = self._question(item, leading)
-            found = router.look_up(question, item.use)
-            told.cache = "hit" if isinstance(found, Hit) else "miss"
-            told.cache_key = cache_key(question).hex()
-            if isinstance(found, Hit):
-                self._from_cache(item, found, leading)
-                return
-            item.ticket = found
-        if item.use.only_if_cached:
-            raise UsageError("nothing is kept for this request", code="not_cached", status=504)
-
-    def _question(self, item: Item, info: ModelInfo) -> Question:
-        holding = item.case.holdings[0]
-        fields = {
-            "model": self.body.model,
-            "input": item.text,
-            "top_k": self.body.top_k or DEFAULT_TOP_K,
-            "cut": [self.body.truncate, self.body.truncate_prompt_tokens],
-            "edge": {
-                "endpoint": self.plan.endpoint,
-                "policy": str(self.plan.rules.policy),
-                "trust": str(item.case.ladder[0].trust),
-                "certificate": None if holding.known is None else holding.known.digest,
-            },
-        }
-        return Question("classify", info.model_digest, item.case.told.bill.payer.tenant, fields)
-
-    def _from_cache(self, item: Item, hit: Hit, info: ModelInfo) -> None:
-        answer = hit.answer
-        row = item.case.told.bill.cache_row(
-            answer,
-            model_digest=info.model_digest,
-            duration_us=self._since_us(),
-            reason=str(Reason.CACHED),
-        )
-        item.case.from_cache(Reason.CACHED, row, by=answer.answered_by)
-        item.answer = dict(answer.body)
-        self.token_count += answer.tokens_in
-
-    def _remember(self, item: Item, entry: Mapping[str, Any]) -> None:
-        if item.ticket is None or not item.use.keep:
-            return
-        told, tag = item.case.told, self.context.wishes.tag
-        answer = Answer(
-            body=entry,
-            tokens_in=len(next(iter(item.tokens.values()), ())),
-            saved_nano=told.bill.cost_nano,
-            answered_by=told.answered_by,
-            score=told.bill.score(),
-            tags=frozenset({tag} if tag else ()),
-        )
-        self.services.router.keep(item.ticket, answer, item.use)
 
     # writing
 
@@ -400,7 +306,8 @@ class ClassifyCourse:
             }
         )
 
-    def _since_us(self) -> int:
+    def since_us(self) -> int:
+        """Microseconds since the request came."""
         return max(0, round((self.services.clock() - self.context.arrival_s) * 1e6))
 
 
@@ -416,11 +323,4 @@ def _no_labels(plan: Plan) -> UsageError:
         "use /v1/chat/completions",
         param="model",
         code="wrong_model_kind",
-    )
-
-
-def _no_way(info: ModelInfo) -> FrontierError:
-    return FrontierError(
-        FrontierWhy.NONE_CONFIGURED,
-        f"the bundle of {info.name} has no section `escalation`: nobody can be asked its labels",
     )
