@@ -14,17 +14,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from edge_runtime.bundle.digests import bundle_digest, model_digest
 from edge_runtime.errors import EngineError
 from fleet.api.server import listening
 from fleet.enrol.secrets import mosquitto_hash
-from fleet.publish.initial import initialise
-from fleet.publish.publish import Publisher
-from fleet.publish.repository import Repository
 from fleet.registry import tokens
 from fleet.rollout.service import RolloutPage
 from fleet.rollout.states import ENDED, Action, Phase
@@ -34,10 +29,10 @@ from fleet.simulator.box import SimBox
 from fleet.simulator.broker import EmbeddedBroker
 from fleet.simulator.clock import FastClock
 from fleet.simulator.faults import NO_FAULTS
-from fleet.simulator.joining import join, keys_of
+from fleet.simulator.joining import join, keys_of, make_claims
 from fleet.simulator.mqtt import Lines
 from fleet.simulator.swarm import Swarm
-from fleet.simulator.tiny import write_tiny_bundle
+from fleet.simulator.tiny import publish_two
 from fleet.simulator.world import CPU_MODELS, NO_FLAWS, Bundle, Flaws, World, make_spec
 from fleet.transport import MqttConnector
 
@@ -152,7 +147,9 @@ class Demo:
 async def opened(options: DemoOptions, say: Say) -> AsyncIterator[Demo]:
     """Publish, enrol, connect; the demo runs while inside. Raises `EdgeError`."""
     clock = FastClock(options.speed)
-    old, new = await asyncio.to_thread(_publish, options)
+    crashes = Flaws(crashes_on=frozenset(CPU_MODELS), crash_after_s=40.0)
+    flaws = crashes if options.flawed else NO_FLAWS
+    old, new = await asyncio.to_thread(publish_two, options.directory, NAME, flaws)
     say(f"published {NAME} {old.version} and {new.version}, signed with keys made for this demo")
     world = World.of(old, new, seed=options.seed)
     password = "demo-control"  # noqa: S105 - loopback, and gone with the process
@@ -172,7 +169,10 @@ async def opened(options: DemoOptions, say: Say) -> AsyncIterator[Demo]:
             for number in range(options.boxes)
         ]
         enrolment = host.services.enrolment
-        grants = await join(specs, host.services.database, enrolment.enrol, now=clock.now_s)
+        claims = await host.services.database.write(
+            lambda c: make_claims(c, specs, now_s=clock.now_s())
+        )
+        grants = await join(specs, claims, enrolment.enrol)
         say(f"enrolled {len(grants)} boxes, each with a claim and a key of its own")
         boxes = [
             SimBox(
@@ -237,28 +237,6 @@ class _Progress:
         if waves and waves != self._waves:
             self._say(waves)
         self._waves = waves
-
-
-def _publish(options: DemoOptions) -> tuple[Bundle, Bundle]:
-    """Make keys, a repository and two releases; blocks on the disk."""
-    directory, now = options.directory, datetime.now(UTC)
-    repository = Repository(directory / "repository")
-    ring = initialise(repository, directory / "keys", now=now, models=[NAME])
-    publisher = Publisher(repository, ring, now)
-    crashes = Flaws(crashes_on=frozenset(CPU_MODELS), crash_after_s=40.0)
-    flaws = crashes if options.flawed else NO_FLAWS
-    made = []
-    for release, wrong in ((1, NO_FLAWS), (2, flaws)):
-        folder = directory / f"build-{release}"
-        manifest = write_tiny_bundle(folder, NAME, release)
-        publisher.bundle(folder)
-        made.append(
-            Bundle(
-                bundle_digest(manifest), model_digest(manifest, "int8"), manifest.version, release,
-                wrong,
-            )
-        )  # fmt: skip
-    return made[0], made[1]
 
 
 def _settings(directory: Path, port: int) -> FleetSettings:

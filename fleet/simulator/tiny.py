@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 
+from edge_runtime.bundle.digests import bundle_digest, model_digest
 from edge_runtime.bundle.files import RealFiles, make_dirs
 from edge_runtime.bundle.manifest import SCHEMA, Manifest
 from edge_runtime.bundle.pack import pack
+from fleet.publish.initial import initialise
+from fleet.publish.publish import Publisher
+from fleet.publish.repository import Repository
+from fleet.simulator.world import NO_FLAWS, Bundle, Flaws
 
 
 def write_tiny_bundle(directory: Path, name: str, release: int) -> Manifest:
@@ -54,3 +60,23 @@ def write_tiny_bundle(directory: Path, name: str, release: int) -> Manifest:
         "golden": [{"input": "hello", "answer": [0.5, -0.5], "tolerance": 0.01}],
     }
     return pack(directory, draft, files)
+
+
+def publish_two(directory: Path, name: str, flaws: Flaws = NO_FLAWS) -> tuple[Bundle, Bundle]:
+    """Make keys, a repository and two releases of a tiny bundle; the second has `flaws`.
+
+    `directory` gets `keys` and `repository`. Blocks on the disk. Raises `ConfigError` where a
+    repository is there already.
+    """
+    now = datetime.now(UTC)
+    repository = Repository(directory / "repository")
+    ring = initialise(repository, directory / "keys", now=now, models=[name])
+    publisher = Publisher(repository, ring, now)
+    made = []
+    for release, wrong in ((1, NO_FLAWS), (2, flaws)):
+        folder = directory / f"build-{release}"
+        manifest = write_tiny_bundle(folder, name, release)
+        publisher.bundle(folder)
+        digests = bundle_digest(manifest), model_digest(manifest, "int8")
+        made.append(Bundle(*digests, manifest.version, release, wrong))
+    return made[0], made[1]
