@@ -72,7 +72,10 @@ async def _labels(course: ClassifyCourse, name: str, items: Sequence[Item]) -> l
         return [None] * len(items)
     started_s = services.clock()
     logits = await services.host.encode(
-        name, [batch[index] for index in at], request_class=RequestClass.BATCH
+        name,
+        [batch[index] for index in at],
+        request_class=RequestClass.BATCH,
+        bundle_digest=info.bundle_digest,
     )
     taken_s = (services.clock() - started_s) / len(at)
     labels: list[str | None] = [None] * len(items)
