@@ -40,8 +40,9 @@ from edge_runtime.cache.semantic.contract import (
 )
 from edge_runtime.cache.semantic.evidence import Evidence, after_audit
 from edge_runtime.cache.semantic.partitions import Partitions, pack, unpack
+from edge_runtime.cache.semantic.rows import Row, delete, evict, insert, merge
 from edge_runtime.cache.semantic.score import Scorer
-from edge_runtime.cache.semantic.tables import ENTRY, EVICT, INSERT, SEMANTIC
+from edge_runtime.cache.semantic.tables import ENTRY, SEMANTIC
 from edge_runtime.cache.semantic.tally import Tally
 from edge_runtime.errors import EngineError
 from edge_runtime.stats.eprocess import BettingProcess
@@ -75,7 +76,8 @@ class SemanticStore:
         self._uses_lock = threading.Lock()  # of what lookups remember; held for microseconds
         self._generation = 0
         self._epoch: int = connection.execute("SELECT epoch FROM state").fetchone()[0]
-        (self._use,) = connection.execute("SELECT coalesce(max(used), 0) FROM entries").fetchone()
+        newest = connection.execute("SELECT coalesce(max(used), 0) FROM entries").fetchone()
+        self._use: int = newest[0]
         self._uses: dict[int, int] = {}
         self._tallies = {
             digest: Tally(
@@ -164,6 +166,21 @@ class SemanticStore:
                 cosine = float(unpack(data) @ vector)
                 yield Candidate(entry, text, cosine, least_score, max(now - kept_s, 0))
 
+    def _evict(self, room: int, entries: int) -> dict[bytes, list[int]]:
+        limits = self._limits
+        return evict(
+            self._connection,
+            now=self._clock(),
+            epoch=self._epoch,
+            max_bytes=limits.max_bytes - room,
+            max_entries=limits.max_entries - entries,
+        )
+
+    def _next_use(self) -> int:
+        with self._uses_lock:
+            self._use += 1
+            return self._use
+
     def _remember(self, entry: int) -> None:
         with self._uses_lock:
             self._use += 1
@@ -185,9 +202,17 @@ class SemanticStore:
                 return False
             try:
                 with self._transaction():
-                    gone = self._delete("partition = ? AND text = ?", [partition, asked.text])
-                    _merge(gone, self._evict(size, 1))
-                    entry = self._insert(ticket, (data, vector, size), answer, ttl_s)
+                    gone = delete(
+                        self._connection, "partition = ? AND text = ?", [partition, asked.text]
+                    )
+                    merge(gone, self._evict(size, 1))
+                    entry = insert(
+                        self._connection,
+                        asked,
+                        (data, vector),
+                        answer.tags,
+                        row=Row(self._epoch, self._clock(), ttl_s, self._next_use(), size),
+                    )
             except sqlite3.Error:
                 return False  # a full disk, most likely: then there is no cache, but an answer
             self._partitions.removed(self._connection, gone, self._epoch)
@@ -218,7 +243,7 @@ class SemanticStore:
                 return
             evidence = after_audit(Evidence(*row), hit.score, correct=correct)
             if evidence is None:
-                gone = self._delete("entry = ?", [hit.entry])
+                gone = delete(self._connection, "entry = ?", [hit.entry])
                 self._partitions.removed(self._connection, gone, self._epoch)
             else:
                 self._connection.execute(
@@ -250,7 +275,7 @@ class SemanticStore:
         with self._lock, _explained("purged"):
             self._generation += 1
             with self._transaction(durable=True):
-                gone = self._delete(" AND ".join(given) or "1", [*given.values()])
+                gone = delete(self._connection, " AND ".join(given) or "1", [*given.values()])
                 if not given or given.keys() == {"model_digest = ?"}:
                     self._acquit(model_digest)
             self._partitions.removed(self._connection, gone, self._epoch)
@@ -312,78 +337,6 @@ class SemanticStore:
         finally:
             if durable:
                 self._connection.execute("PRAGMA synchronous = NORMAL")
-
-    def _insert(
-        self, ticket: SemanticTicket, blobs: tuple[bytes, bytes, int], answer: Answer, ttl_s: int
-    ) -> int:
-        with self._uses_lock:
-            self._use += 1
-            used = self._use
-        asked, now = ticket.asked, self._clock()
-        data, vector, size = blobs
-        entry = self._connection.execute(
-            INSERT,
-            (
-                asked.partition,
-                asked.tenant,
-                asked.model_digest,
-                self._epoch,
-                now,
-                now + ttl_s,
-                used,
-                size,
-                asked.text,
-                vector,
-                data,
-            ),
-        ).lastrowid
-        assert entry is not None
-        self._connection.executemany(
-            "INSERT INTO tags VALUES (?, ?)", [(tag, entry) for tag in answer.tags]
-        )
-        return entry
-
-    def _delete(self, condition: str, values: list[str | int | bytes]) -> dict[bytes, list[int]]:
-        """Delete, and say which entries went, by partition."""
-        # `condition` is one of this module's own texts.
-        rows = self._connection.execute(
-            f"DELETE FROM entries WHERE {condition} RETURNING partition, entry",  # noqa: S608
-            values,
-        ).fetchall()
-        gone: dict[bytes, list[int]] = {}
-        for partition, entry in rows:
-            gone.setdefault(partition, []).append(entry)
-        return gone
-
-    def _evict(self, room: int, entries: int) -> dict[bytes, list[int]]:
-        """Make room for so many bytes and entries; no more goes than must."""
-        every: dict[bytes, list[int]] = {}
-        for statement, values in zip(EVICT, ([self._clock()], [self._epoch], []), strict=True):
-            while True:
-                held, count = self._connection.execute(
-                    "SELECT bytes, entries FROM state"
-                ).fetchone()
-                over = held + room - self._limits.max_bytes
-                many = count + entries - self._limits.max_entries
-                gone: dict[bytes, list[int]] = {}
-                for entry, size, partition in self._connection.execute(statement, values):
-                    if over <= 0 and many <= 0:
-                        break
-                    gone.setdefault(partition, []).append(entry)
-                    over, many = over - size, many - 1
-                if not gone:
-                    break
-                self._connection.executemany(
-                    "DELETE FROM entries WHERE entry = ?",
-                    [(entry,) for some in gone.values() for entry in some],
-                )
-                _merge(every, gone)
-        return every
-
-
-def _merge(into: dict[bytes, list[int]], other: dict[bytes, list[int]]) -> None:
-    for partition, entries in other.items():
-        into.setdefault(partition, []).extend(entries)
 
 
 @contextlib.contextmanager

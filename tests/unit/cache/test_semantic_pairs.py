@@ -1,0 +1,50 @@
+"""The committed pairs: sides are kept apart, and gates do to them what the figures say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.semantic_pairs.build import half_of
+from edge_runtime.cache.semantic.gates import refusal
+
+PAIRS = Path(__file__).parents[3] / "benchmarks" / "data" / "semantic_pairs"
+SETS = ("dev", "test", "again", "fresh")
+
+
+def pairs(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (PAIRS / f"{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_no_question_is_on_both_sides(name: str) -> None:
+    side = "dev" if name == "dev" else "test"
+    rows = pairs(name)
+    assert len(rows) > 3000
+    assert all(half_of(row["a"]) == side for row in rows)
+    natural = [row for row in rows if not row["kind"].startswith("edit-")]
+    assert all(half_of(row["b"]) == side for row in natural)
+
+
+def test_the_sets_of_the_test_half_share_no_pair() -> None:
+    found = [{frozenset((row["a"], row["b"])) for row in pairs(name)} for name in SETS[1:]]
+    assert len(set.union(*found)) == sum(map(len, found))
+
+
+@pytest.mark.parametrize(
+    "kind", ["edit-number", "edit-negation", "edit-question", "edit-direction"]
+)
+def test_gates_refuse_the_smallest_changes(kind: str) -> None:
+    edited = [row for row in pairs("fresh") + pairs("dev") if row["kind"] == kind]
+    assert len(edited) > 100
+    assert [row for row in edited if refusal(row["a"], row["b"]) is None] == []
+
+
+def test_gates_let_most_paraphrases_through() -> None:
+    near = [row for row in pairs("test") if row["kind"] == "near"]
+    refused = sum(refusal(row["a"], row["b"]) is not None for row in near)
+    assert len(near) > 2000
+    assert refused / len(near) < 0.08
