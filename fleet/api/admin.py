@@ -47,6 +47,7 @@ class WhoAmI(Model):
 
     name: str
     role: str
+    now_s: float = Field(description="The control host's time: that of a caller may be wrong.")
 
 
 async def create_token(call: Call) -> NewToken:
@@ -100,5 +101,5 @@ async def get_health(call: Call) -> HealthAnswer:
 
 
 async def who_am_i(call: Call) -> WhoAmI:
-    """The caller's name and role."""
-    return WhoAmI(name=call.actor.name, role=call.actor.role)
+    """The caller's name and role, and the time."""
+    return WhoAmI(name=call.actor.name, role=call.actor.role, now_s=call.now_s)

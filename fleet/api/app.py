@@ -28,6 +28,7 @@ from fleet.api.table import ROUTES
 from fleet.registry import tokens
 from fleet.registry.audit import Actor
 from fleet.registry.tokens import MAY, Permission
+from fleet.web.api import console_routes
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(services: Services, routes: Sequence[Route] = ROUTES) -> web.Application:
-    """The application that serves `routes`, and `/openapi.json`, which describes them."""
+    """The application: `routes`, `/openapi.json`, which describes them, and the console at `/`."""
     app = web.Application(
         client_max_size=services.settings.api.max_body_bytes, middlewares=[_envelope]
     )
@@ -55,6 +56,7 @@ def make_app(services: Services, routes: Sequence[Route] = ROUTES) -> web.Applic
         return web.Response(body=described, content_type="application/json", headers=_HEADERS)
 
     app.router.add_get("/openapi.json", openapi)
+    app.add_routes(console_routes())
     return app
 
 

@@ -81,6 +81,8 @@ _ADMIN_ROUTES = (
 _TELEMETRY = (
     Route("GET", "/v1/telemetry/fleet", telemetry.fleet_hours, _READ, "The fleet by the hour",
           telemetry.HoursQuery, answer=Page[Hour]),
+    Route("GET", "/v1/telemetry/totals", telemetry.fleet_totals, _READ, "The fleet over a time",
+          telemetry.TotalsQuery, answer=telemetry.Totals),
     Route("GET", "/v1/telemetry/series", telemetry.fleet_series, _READ,
           "A counter by the hour and a label", telemetry.SeriesQuery, answer=Page[Point]),
     Route("GET", f"{_BOX}/telemetry", telemetry.box_hours, _READ, "A box by the hour",

@@ -15,6 +15,7 @@ from fleet.api.metrics import CONTENT_TYPE, exposition
 from fleet.api.routes import Call, Done, Model, Page, PageQuery, Raw, int_cursor
 from fleet.ingest import alert_store, queries
 from fleet.ingest.alert_store import Alert, Rule, Severity
+from fleet.ingest.figures import all_figures
 from fleet.ingest.queries import Hour, Point
 from fleet.ingest.rows import HOUR_S
 from fleet.registry.audit import note
@@ -40,6 +41,20 @@ class SeriesQuery(Model):
     hours: Hours = 24.0
     metric: str = Field(pattern=r"^[a-z][a-z0-9_]{0,95}$")
     by: str = Field("model_digest", pattern=r"^[a-z][a-z0-9_]{0,31}$", description="A label.")
+
+
+class TotalsQuery(Model):
+    """How far back."""
+
+    hours: Hours = 24.0
+
+
+class Totals(Model):
+    """Everything boxes said in that time, as one; rates are of the sums, not means of rates."""
+
+    since_s: float
+    rows: int
+    figures: dict[str, float]
 
 
 class AlertQuery(PageQuery):
@@ -72,6 +87,13 @@ async def fleet_hours(call: Call) -> Page[Hour]:
         lambda c: queries.fleet_by_hour(c, since_s=since_s, digest=query.model_digest)
     )
     return Page[Hour](items=found, next=None)
+
+
+async def fleet_totals(call: Call) -> Totals:
+    """Figures of the whole fleet over a stretch of time."""
+    since_s = call.now_s - call.query.hours * HOUR_S
+    sums = await call.services.database.read(lambda c: queries.fleet_sums(c, since_s=since_s))
+    return Totals(since_s=since_s, rows=sums.rows, figures=dict(all_figures(sums)))
 
 
 async def box_hours(call: Call) -> Page[Hour]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "test-services"
 UNAVAILABLE = 77
+PATIENCE_S = 60.0
+SHOTS = os.environ.get("EDGE_SCREENSHOT_DIR")
 FLAGS = (
     "--headless",
     "--no-sandbox",  # a test may run as root, in a container
@@ -60,3 +65,21 @@ def complaints(browser: webdriver.Chrome) -> list[str]:
         for entry in browser.get_log("browser")
         if entry["level"] in ("SEVERE", "WARNING")
     ]
+
+
+def until(browser: webdriver.Chrome, met: Callable[[], bool]) -> None:
+    """Wait for something to be so."""
+    WebDriverWait(browser, PATIENCE_S).until(lambda _: met())
+
+
+def text(browser: webdriver.Chrome, name: str) -> str:
+    """What the element of this id shows."""
+    return browser.find_element(By.ID, name).text
+
+
+def keep_shot(browser: webdriver.Chrome, name: str, width: int = 1280) -> None:
+    """Where a folder for them is named, keep a picture of the whole page for the docs."""
+    if SHOTS:
+        tall = "return document.body.scrollHeight + outerHeight - innerHeight"
+        browser.set_window_size(width, int(browser.execute_script(tall)))
+        browser.save_screenshot(str(Path(SHOTS) / name))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 from edge_runtime.router.frontier.memory import fails
-from tests.support.browser import chromium, complaints
+from tests.support.browser import chromium, complaints, keep_shot, text, until
 from tests.support.routed import certificate, json_label, routed
 
-PATIENCE_S = 60.0
 LOCAL_FIRST = {
     "endpoints": {
         "letters": {"models": ["letter-class"]},
@@ -23,15 +20,6 @@ LOCAL_FIRST = {
     }
 }
 PROMISE = certificate("4" * 64, "letter-class", 0.93)
-SHOTS = os.environ.get("EDGE_SCREENSHOT_DIR")
-
-
-def until(browser: webdriver.Chrome, met: Callable[[], bool]) -> None:
-    WebDriverWait(browser, PATIENCE_S).until(lambda _: met())
-
-
-def text(browser: webdriver.Chrome, name: str) -> str:
-    return browser.find_element(By.ID, name).text
 
 
 def ask(browser: webdriver.Chrome, who: str, what: str) -> str:
@@ -46,14 +34,6 @@ def ask(browser: webdriver.Chrome, who: str, what: str) -> str:
     newest = talk.find_element(By.TAG_NAME, "li")
     until(browser, lambda: bool(newest.find_elements(By.CLASS_NAME, "who")))
     return newest.text
-
-
-def keep_shot(browser: webdriver.Chrome, name: str, width: int = 1280) -> None:
-    """Where a folder for them is named, keep a picture of the whole page for the docs."""
-    if SHOTS:
-        height = browser.execute_script("return document.documentElement.scrollHeight")
-        browser.set_window_size(width, int(height) + 20)
-        browser.save_screenshot(str(Path(SHOTS) / name))
 
 
 async def test_the_page_shows_who_answered_and_why(tmp_path: Path) -> None:
