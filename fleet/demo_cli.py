@@ -47,8 +47,11 @@ def register(app: typer.Typer) -> None:
                 )
             except KeyboardInterrupt:
                 return
-            except (EdgeError, TimeoutError) as error:
-                typer.echo(f"error: {error or 'the demo takes too long'}", err=True)
+            except EdgeError as error:
+                typer.echo(f"error: {error}", err=True)
+                raise typer.Exit(1) from error
+            except TimeoutError as error:
+                typer.echo("error: the demo takes too long; this machine is busy", err=True)
                 raise typer.Exit(1) from error
         if phase is not wanted:
             typer.echo(f"error: the rollout ended as {phase}, not as {wanted}", err=True)

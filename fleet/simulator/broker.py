@@ -107,7 +107,7 @@ class EmbeddedBroker:
         raise TransportError(f"the demo's broker does not start: {reason}")
 
 
-class UserPlugin(BaseAuthPlugin):
+class UserPlugin(BaseAuthPlugin):  # type: ignore[misc]  # amqtt has no types
     """Asks the broker's password table."""
 
     @dataclass
@@ -126,7 +126,7 @@ class UserPlugin(BaseAuthPlugin):
         return session.client_id == user and self._door.lets_in(user, password)
 
 
-class TopicPlugin(BaseTopicPlugin):
+class TopicPlugin(BaseTopicPlugin):  # type: ignore[misc]  # amqtt has no types
     """Asks the broker's rules for topics."""
 
     @dataclass

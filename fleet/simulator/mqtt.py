@@ -19,11 +19,10 @@ from typing import Any, Final, Literal, Protocol
 
 from paho.mqtt.client import (
     MQTT_ERR_SUCCESS,
-    CallbackAPIVersion,
     Client,
     MQTTMessage,
-    MQTTProtocolVersion,
 )
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -114,7 +113,7 @@ class Lines:
         """End a connection as a dead network does; `is_down` follows."""
         client = self._clients.get(number)
         found = None if client is None else client.socket()
-        if found is not None:
+        if isinstance(found, socket.socket):
             with contextlib.suppress(OSError):
                 found.shutdown(socket.SHUT_RDWR)
 
@@ -173,23 +172,30 @@ class Lines:
             if parsed.principal != principal:
                 self.foreign += 1
                 return
-            crowd.message(number, parsed.channel, found.payload)
+            crowd.message(number, parsed.channel, bytes(found.payload))
 
         client.on_connect = connected
         client.on_disconnect = disconnected
         client.on_message = message
-        client.on_socket_open = lambda _c, _d, sock: loop.add_reader(sock, client.loop_read)
-        client.on_socket_close = lambda _c, _d, sock: _forget(loop, sock)
-        client.on_socket_register_write = lambda _c, _d, sock: loop.add_writer(
-            sock, client.loop_write
-        )
-        client.on_socket_unregister_write = lambda _c, _d, sock: loop.remove_writer(sock)
+
+        def opened(_client: Client, _data: Any, sock: Any) -> None:
+            loop.add_reader(sock, client.loop_read)
+
+        def closed(_client: Client, _data: Any, sock: Any) -> None:
+            loop.remove_reader(sock)
+            loop.remove_writer(sock)
+
+        def wants_to_write(_client: Client, _data: Any, sock: Any) -> None:
+            loop.add_writer(sock, client.loop_write)
+
+        def has_written(_client: Client, _data: Any, sock: Any) -> None:
+            loop.remove_writer(sock)
+
+        client.on_socket_open = opened
+        client.on_socket_close = closed
+        client.on_socket_register_write = wants_to_write
+        client.on_socket_unregister_write = has_written
         return client
-
-
-def _forget(loop: asyncio.AbstractEventLoop, sock: Any) -> None:
-    loop.remove_reader(sock)
-    loop.remove_writer(sock)
 
 
 def _connect_properties() -> Properties:
