@@ -4,6 +4,8 @@ Rules
 - Holds entry numbers and vectors, nothing else. What it finds is looked up and judged by the
   caller, so an entry that is gone already does no harm.
 - Never the truth: a file that is missing, damaged or behind is made anew from the database.
+- usearch is loaded with the first index, not with this module: where it is loaded before
+  onnxruntime, importing onnxruntime ends the process (usearch 2.26, onnxruntime 1.32).
 - One lock: a search waits for an addition (a fraction of a millisecond), never for the disk.
 """
 
@@ -13,11 +15,13 @@ import hashlib
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
-from usearch.index import Index
+
+if TYPE_CHECKING:
+    from usearch.index import Index
 
 Vectors = npt.NDArray[np.float32]
 CONNECTIVITY = 16
@@ -29,7 +33,9 @@ class VectorIndex:
     """Entries of one partition by cosine; `width` is the length of a vector."""
 
     def __init__(self, width: int) -> None:
-        self._index = Index(
+        from usearch.index import Index  # noqa: PLC0415  # see the module's rules
+
+        self._index: Index = Index(
             ndim=width,
             metric="cos",
             dtype="i8",
