@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from edge_runtime.agent.protocol import BoxState, Failure, FailureCode, FailureKind, Sample
@@ -16,7 +17,7 @@ from fleet.rollout.signals import Figures
 from fleet.rollout.states import Phase
 from tests.support.fleet import NOW_S, have, item
 from tests.support.fleet_api import Api
-from tests.support.rollouts import ARTEFACT, GOOD, NEW, REVERTS, World, plan_of
+from tests.support.rollouts import ARTEFACT, DIES, GOOD, NEW, REVERTS, World, plan_of
 from tests.support.telemetry import batch, row
 
 COUNT = 40
@@ -35,6 +36,10 @@ async def a_busy_fleet(api: Api) -> World:
     world = World(COUNT, now_s=NOW_S - 200_000.0)
     world.fleet.figures = _figures
     await _rollout(world, "r-1", "assistant 2, first try", REVERTS, Phase.ROLLED_BACK)
+    for box, asked in world.items().items():  # what they went back to is what they now have
+        facts = replace(world.fleet.facts[box], base_generation=asked.generation)
+        world.fleet.facts[box] = facts
+    world.lives = {name_of(16): REVERTS, name_of(13): DIES}
     await _rollout(world, "r-2", "assistant 2, second try", GOOD, Phase.BAKING, wave=1)
     api.services.now = lambda: world.now_s
     api.services.rollouts = RolloutService(

@@ -188,7 +188,8 @@ function exposure({ numbers }) {
   const parts = Object.entries(numbers.by_stratum).map(
     ([name, [exposed, harmed]]) => `${name} ${harmed} of ${exposed}`);
   box.append(...weight("evidence of harm", numbers.evidence, numbers.needed, "bad"));
-  box.append(make("p", `limit ${percent(numbers.limit)} of boxes; by hardware: ${parts.join(", ") || "none"}`, "numbers"));
+  const harmed = parts.length ? `; harmed by hardware: ${parts.join(", ")}` : "";
+  box.append(make("p", `limit ${percent(numbers.limit)} of boxes${harmed}`, "numbers"));
   return box;
 }
 

@@ -124,6 +124,17 @@ async def test_telemetry_is_shown_by_the_hour(api: Api) -> None:
     assert (await api.ask("GET", "/v1/telemetry/series?metric='"))[0] == 400
 
 
+async def test_totals_are_of_sums_and_of_the_time_that_was_asked_for(api: Api) -> None:
+    await some_telemetry(api)
+    _, answer = await api.ask("GET", "/v1/telemetry/totals?hours=24", role="viewer")
+    assert (answer["since_s"], answer["rows"]) == (NOW_S - 86_400, 1)
+    figures = answer["figures"]
+    assert (figures["requests"], figures["output_tokens"]) == (40, 50)
+    assert figures["escalation_rate"] == pytest.approx(0.25)
+    _, me = await api.ask("GET", "/v1/whoami", role="viewer")
+    assert me == {"name": "viewer", "role": "viewer", "now_s": NOW_S}
+
+
 async def test_alert_rules_are_filed_and_alerts_listed(api: Api) -> None:
     body = {"expression": "unreachable > 0", "for_s": 60, "severity": "critical"}
     assert (await api.ask("PUT", "/v1/alert-rules/away", role="operator", json=body))[0] == 200

@@ -124,7 +124,10 @@ async def test_a_rollout_is_read_and_steered(tmp_path: Path) -> None:
                 look_at_the_bad_one(browser)
                 go(browser, "Rollouts", "rollouts-rows")
                 go(browser, "assistant 2, second try", "rollout-waves")
-                assert "confirmed 10" in text(browser, "rollout-waves")
+                parts = browser.find_elements(By.CSS_SELECTOR, "#rollout-waves .legend span")
+                assert ", ".join(one.text.removeprefix("■ ") for one in parts) == (
+                    "confirmed 10, confirmed 12, open 1, lost 1, waiting 16"
+                )
                 guards = text(browser, "rollout-guards")
                 assert "escalation_rate moved by" in guards
                 assert "evidence of no harm" in guards
