@@ -108,11 +108,17 @@ function showItems(box) {
       { text: words(item.state), className: stateClass(item.state) },
       ago(item.since_s), short(item.active), { number: `${item.generation}` },
       item.rollout ? link(item.rollout, "rollout", item.rollout) : "–",
-      { number: said.bytes_total ? `${bytes(said.bytes_done)} of ${bytes(said.bytes_total)}` : "–" },
+      { number: fetched(item, said) },
       { text: trouble(item, said), className: item.failure_kind ? "bad" : "" },
     ]);
   });
   fill(find("box-items"), rows.length ? rows : nothing("It has reported nothing yet.", 10));
+}
+
+// Going back to what is still on the disk fetches nothing.
+function fetched(item, said) {
+  if (!said.bytes_total || item.state === "confirmed") return "–";
+  return `${bytes(said.bytes_done)} of ${bytes(said.bytes_total)}`;
 }
 
 function trouble(item, said) {
