@@ -3,7 +3,7 @@
 Boxes enrol over HTTP, connect (one TCP connection each) and send telemetry every five simulated
 minutes. A bundle is rolled out in four waves; in the middle the broker is killed (SIGKILL) and
 started again a few seconds later. In the end every row that a box ever made must be in the
-database.
+database (with `--faults`, but for those of boxes that fell silent for good, which hold them).
 
     python -m benchmarks.fleet_scale --boxes 200 --factor 60
 
@@ -58,6 +58,7 @@ digest = "{digest}"
 [waves]
 shares = {shares}
 least_boxes = {least}
+deadline_hours = 1.0
 [times]
 bake_hours = {bake}
 [probation]
@@ -105,6 +106,8 @@ class Report:
     rows_made: int = 0
     rows_lost: int = 0
     rows_evicted: int = 0
+    rows_held_back: int = 0
+    silent_boxes: int = 0
     duplicate_rows: int = 0
     refused_messages: int = 0
     foreign_messages: int = 0
@@ -314,6 +317,8 @@ def _account(options: Options, report: Report, parts: tuple[Role, list[Role], Da
         told = one.ask("made")
         made |= told["made"]
         report.rows_evicted += told["evicted"]
+        report.rows_held_back += told["held_back"]
+        report.silent_boxes += told["silent_boxes"]
     patience_s = 60 + 6 * options.telemetry_s / options.factor
     end_s = time.monotonic() + patience_s
     while (lost := _missing(database, made)) and time.monotonic() < end_s:

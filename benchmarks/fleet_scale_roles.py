@@ -115,12 +115,17 @@ async def swarm(job: dict[str, Any]) -> None:
         if running.done():
             running.result()
         if words == ["made"]:
+            # A box that fell silent for good keeps its rows: they are held back, not lost.
+            silent = [box for box in boxes if box.powered and not box.wants_link]
             made = {
                 f"{box.spec.principal} {boot}": count
                 for box in boxes
+                if box not in silent
                 for boot, count in box.stored.spool.made.items()
             }
-            return {"made": made, "evicted": sum(box.stored.spool.evicted for box in boxes)}
+            return {"made": made, "evicted": sum(box.stored.spool.evicted for box in boxes),
+                    "silent_boxes": len(silent),
+                    "held_back": sum(len(box.stored.spool) for box in silent)}  # fmt: skip
         return {"connected": crowd.connected, "counts": dict(crowd.counts),
                 "refused": sum(box.refused for box in boxes),
                 "foreign": crowd.lines.foreign}  # fmt: skip
