@@ -101,8 +101,10 @@ test: test-runtime test-torch ## run every test against the installed wheel
 test-runtime: $(VENV)/.dev $(VENV)/.wheel $(STORE)/.installed ## run the tests that need no torch
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile -m "not torch" $(PYTEST_ARGS)
 
+# By file: collecting the others would need the control host's packages in this environment.
 test-torch: $(TORCH_VENV)/.wheel ## run the tests marked torch, in an environment of their own
-	OMP_NUM_THREADS=1 $(TORCH_VENV)/bin/pytest -n 2 --dist loadfile -m torch $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(TORCH_VENV)/bin/pytest -n 2 --dist loadfile -m torch $(PYTEST_ARGS) \
+		$(shell grep -rl --include=*.py 'mark\.torch' tests)
 
 check: $(VENV)/.dev $(VENV)/.wheel ## lint, type-check, check the borders and the docs
 	$(VENV)/bin/ruff check .
