@@ -22,7 +22,11 @@ from typing import Any
 EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
     "intent-clinc150": (
         "/v1/classify",
-        {"model": "intent-clinc150", "input": "how much is left in my checking account", "top_k": 3},
+        {
+            "model": "intent-clinc150",
+            "input": "how much is left in my checking account",
+            "top_k": 3,
+        },
     ),
     "assistant": (
         "/v1/chat/completions",

@@ -117,8 +117,8 @@ class TrialSettings(Section):
     candidate: str = Field(min_length=1, max_length=128, description="Model under trial.")
     mode: Literal["shadow", "ab"] = Field(
         "shadow",
-        description="Who is asked first: always the old one (`shadow`), or for `candidate_share` of "
-        "the requests the new one (`ab`). The other answers in the background.",
+        description="Who is asked first: always the old one (`shadow`), or for `candidate_share` "
+        "of the requests the new one (`ab`). The other answers in the background.",
     )
     share: float = Field(0.1, gt=0, le=1, description="Share of requests that both bundles answer.")
     candidate_share: float = Field(
