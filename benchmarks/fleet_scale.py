@@ -257,10 +257,11 @@ def _roll_out(
 ) -> None:
     control, swarms, broker, digest = parts
     small = options.boxes < 400
+    least = max(1, options.boxes // 4) if small else 20
     plan = folder / "plan.toml"
     plan.write_text(
         PLAN.format(
-            name=MODEL, digest=digest, bake=options.bake_hours, least=2 if small else 20,
+            name=MODEL, digest=digest, bake=options.bake_hours, least=least,
             shares=[0.1, 0.3, 0.6, 1.0] if small else [0.01, 0.1, 0.5, 1.0],
         )
     )  # fmt: skip
