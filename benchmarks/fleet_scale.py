@@ -58,9 +58,10 @@ digest = "{digest}"
 [waves]
 shares = {shares}
 least_boxes = {least}
-deadline_hours = 1.0
+deadline_hours = {deadline}
 [times]
 bake_hours = {bake}
+silent_after_min = {silent}
 [probation]
 length_s = 300
 """
@@ -228,7 +229,6 @@ def _run(options: Options, report: Report, folder: Path, stack: contextlib.ExitS
     stack.callback(control.end)
     api = control.heard("listening")["url"]
 
-    began_s = time.monotonic()
     swarms = []
     for share in range(options.processes):
         mine = numbers[share :: options.processes]
@@ -242,6 +242,9 @@ def _run(options: Options, report: Report, folder: Path, stack: contextlib.ExitS
         }  # fmt: skip
         swarms.append(Role("swarm", job, folder))
         stack.callback(swarms[-1].end)
+    for one in swarms:
+        one.heard("ready")
+    began_s = time.monotonic()
     for one in swarms:
         one.heard("enrolled")
     report.enrol_s = time.monotonic() - began_s
@@ -262,6 +265,8 @@ def _roll_out(
     plan.write_text(
         PLAN.format(
             name=MODEL, digest=digest, bake=options.bake_hours, least=least,
+            # Reconnecting takes real time: at least a minute of it is no silence, nor too late.
+            silent=max(45.0, options.factor), deadline=max(1.0, options.factor / 60),
             shares=[0.1, 0.3, 0.6, 1.0] if small else [0.01, 0.1, 0.5, 1.0],
         )
     )  # fmt: skip

@@ -90,6 +90,7 @@ async def swarm(job: dict[str, Any]) -> None:
                   telemetry_s=job["telemetry_s"], report_spread_s=job["spread_s"])
         for number in job["numbers"]
     ]  # fmt: skip
+    tell("ready")
     connector = aiohttp.TCPConnector(limit=AT_ONCE)
     async with aiohttp.ClientSession(job["url"], connector=connector) as session:
 

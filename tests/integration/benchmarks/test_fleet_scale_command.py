@@ -15,9 +15,7 @@ def test_a_killed_broker_costs_no_row() -> None:
     have = subprocess.run([sys.executable, str(SCRIPT), "install"], check=False)
     if have.returncode == UNAVAILABLE:
         pytest.skip("TESTS WITH MOSQUITTO NOT RUN: it cannot be had here")
-    report = measure(
-        Options(boxes=6, factor=600, bake_hours=0.05, outage_s=0.2, limit_s=100, processes=2)
-    )
+    report = measure(Options(boxes=6, factor=600, bake_hours=0.05, outage_s=0.2, limit_s=120))
     assert (report.phase, report.rows_lost, report.foreign_messages) == ("completed", 0, 0)
     assert report.rows_made >= 6
     assert report.control_counts["links"] >= 12
