@@ -17,6 +17,7 @@ import contextlib
 import json
 import random
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -200,6 +201,8 @@ def run_scenario(
         *("--prices", str(price_list()), "--price-key", PRICE_KEY),
     ]  # fmt: skip
     url = f"http://127.0.0.1:{own}"
+    # What one scenario's watch has seen must not weigh on the next.
+    shutil.rmtree(work / "store" / "watch", ignore_errors=True)
     command = [*daemon, "serve", "--config", str(settings)]
     with (
         running(stand_in, work / f"{slug}.frontier.log"),
