@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+SLACK_S = 2  # a time told in whole seconds may lie that far below a document just signed
+
 
 @dataclass(slots=True)
 class Clock:
@@ -26,7 +28,7 @@ class Clock:
 
     def told(self, now_s: int) -> None:
         """The control host says it is `now_s`; late delivery can only make that too early."""
-        if now_s >= self.floor_s:
+        if now_s >= self.floor_s - SLACK_S:
             offset_s = now_s - self.monotonic_s()
             self._offset_s = max(offset_s, self._offset_s or offset_s)
 
@@ -41,9 +43,9 @@ class Clock:
             now_s = self.monotonic_s() + self._offset_s
         elif self.trust_system and self.system_s() >= self.floor_s:
             now_s = self.system_s()
-        if now_s is None or now_s < self.floor_s:
+        if now_s is None or now_s < self.floor_s - SLACK_S:
             return None
-        self._latest_s = max(self._latest_s, int(now_s))
+        self._latest_s = max(self._latest_s, int(now_s), self.floor_s)
         return self._latest_s
 
     def stamp_s(self) -> int:

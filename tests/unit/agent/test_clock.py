@@ -56,3 +56,16 @@ def test_believed_time_never_runs_backwards() -> None:
     monotonic.at_s = 100.0
     clock.told(4_500)
     assert clock.now_s() == 5_000
+
+
+def test_a_told_second_just_below_a_fresh_document_is_no_contradiction() -> None:
+    clock, _, _ = make()
+    clock.told(1_000_000)
+    clock.signed(1_000_001)  # signed within the same second, rounded up
+    assert clock.now_s() == 1_000_001
+    fresh, _, _ = make()
+    fresh.signed(1_000_001)
+    fresh.told(1_000_000)
+    assert fresh.now_s() == 1_000_001
+    fresh.signed(1_000_010)
+    assert fresh.now_s() is None
