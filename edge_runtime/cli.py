@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,9 @@ from rich.table import Table
 
 from edge_runtime import __version__
 from edge_runtime.agent.cli import register as register_agent
+from edge_runtime.cli_options import ConfigFile, StorePath, settings_of
 from edge_runtime.config import Settings
-from edge_runtime.config_file import load_settings, parse_settings, settings_toml
+from edge_runtime.config_file import parse_settings, settings_toml
 from edge_runtime.errors import BundleError, EdgeError
 from edge_runtime.ledger.cli import register as register_ledger
 from edge_runtime.router.cli import register as register_router
@@ -41,13 +41,6 @@ app.add_typer(config_app, name="config")
 register_ledger(app)
 register_router(app)
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Settings file (TOML).", envvar="EDGE_CONFIG"),
-]
-StorePath = Annotated[
-    Path | None, typer.Option("--store", help="Bundle store; overrides the settings.")
-]
 SHORT_DIGEST = 12
 
 
@@ -61,16 +54,7 @@ def _refusals() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _settings(config: Path | None, store: Path | None = None) -> Settings:
-    settings = load_settings(config, os.environ)
-    if store is not None:
-        settings = settings.model_copy(
-            update={"store": settings.store.model_copy(update={"path": store})}
-        )
-    return settings
-
-
-register_agent(app, _settings, _refusals)
+register_agent(app, settings_of, _refusals)
 
 
 @app.command()
@@ -84,7 +68,7 @@ def serve(config: ConfigFile = None, store: StorePath = None) -> None:
     from edge_runtime.server.serve import serve as run_server
 
     with _refusals():
-        settings = _settings(config, store)
+        settings = settings_of(config, store)
         configure_logs(settings.log)
         settings = with_overlays(
             settings, parse_settings, settings.agent.directory(settings.store.path)
@@ -100,7 +84,7 @@ def models(config: ConfigFile = None, store: StorePath = None) -> None:
     from edge_runtime.bundle.pointers import Pointers
 
     with _refusals():
-        root = _settings(config, store).store.path
+        root = settings_of(config, store).store.path
         files = RealFiles()
         pointers = Pointers(root / "active", files)
         table = Table("name", "version", "kind", "variants", "digest", "previous")
@@ -132,7 +116,7 @@ def install(
 ) -> None:
     """Take a bundle into the store, check that it answers right, and serve its name from it."""
     with _refusals():
-        settings = _settings(config, store)
+        settings = settings_of(config, store)
         with _open_store(settings) as opened:
             digest = opened.stage(bundle, link=link)
             name = opened.verify(digest).name
@@ -148,7 +132,7 @@ def activate(
 ) -> None:
     """Serve a name from a bundle that is in the store already."""
     with _refusals():
-        settings = _settings(config, store)
+        settings = settings_of(config, store)
         with _open_store(settings) as opened:
             full = _full_digest(opened, digest)
             _report(opened.activate(name, full, _loader(settings)))
@@ -162,7 +146,7 @@ def revert(
 ) -> None:
     """Serve a name from its previous bundle again."""
     with _refusals():
-        settings = _settings(config, store)
+        settings = settings_of(config, store)
         with _open_store(settings) as opened:
             _report(opened.revert(name, _loader(settings)))
 
@@ -171,7 +155,7 @@ def revert(
 def clean(config: ConfigFile = None, store: StorePath = None) -> None:
     """Remove bundles that are neither active nor kept to revert to."""
     with _refusals():
-        with _open_store(_settings(config, store)) as opened:
+        with _open_store(settings_of(config, store)) as opened:
             removed = opened.garbage_collect()
         for digest in removed:
             typer.echo(f"removed {digest}")
@@ -188,7 +172,7 @@ def version() -> None:
 def config_check(config: ConfigFile = None) -> None:
     """Say whether the daemon would start with these settings."""
     with _refusals():
-        _settings(config)
+        settings_of(config)
     typer.echo("settings are valid")
 
 
@@ -196,7 +180,7 @@ def config_check(config: ConfigFile = None) -> None:
 def config_show(config: ConfigFile = None) -> None:
     """Print every setting as the daemon sees it, as TOML."""
     with _refusals():
-        typer.echo(settings_toml(_settings(config)), nl=False)
+        typer.echo(settings_toml(settings_of(config)), nl=False)
 
 
 @config_app.command("key")

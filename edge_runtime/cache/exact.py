@@ -21,7 +21,6 @@ its log into the file: give them to a thread. One process per file, any number o
 from __future__ import annotations
 
 import contextlib
-import itertools
 import sqlite3
 import threading
 import time
@@ -43,10 +42,8 @@ from edge_runtime.cache.contract import (
 from edge_runtime.cache.file import open_file, open_reader
 from edge_runtime.cache.key import Question, cache_key
 from edge_runtime.cache.policy import Use
+from edge_runtime.cache.uses import Uses
 from edge_runtime.errors import EngineError
-
-USES_AT_ONCE = 64
-USES_REMEMBERED = 65_536
 
 _ENDED = "SELECT entry, bytes FROM entries WHERE expires_s <= ? ORDER BY expires_s, entry LIMIT 256"
 _OUTDATED = "SELECT entry, bytes FROM entries WHERE epoch < ? ORDER BY epoch, entry LIMIT 256"
@@ -73,12 +70,9 @@ class ExactCache:
         self._limits = limits
         self._clock = clock
         self._lock = threading.Lock()  # of writing; a commit is made under it
-        self._uses_lock = threading.Lock()  # of what lookups remember; held for microseconds
         self._generation = 0
         self._epoch: int = connection.execute("SELECT epoch FROM state").fetchone()[0]
-        newest = connection.execute("SELECT coalesce(max(used), 0) FROM entries").fetchone()
-        self._use: int = newest[0]
-        self._uses: dict[int, int] = {}
+        self._uses = Uses(connection)
 
     @classmethod
     def open(
@@ -93,7 +87,7 @@ class ExactCache:
         Raises `ConfigError` when the file cannot be made, or is something else.
         """
         cache = cls(open_file(path), open_reader(path), limits or CacheLimits(), clock)
-        with cache._lock, cache._transaction():
+        with cache._lock, cache._uses.transaction():
             cache._evict(0)  # the limit may have become smaller since
         return cache
 
@@ -120,16 +114,8 @@ class ExactCache:
         except ValueError:
             self.purge(key=ticket.key)
             return Ticket(ticket.key, question, self._generation)
-        self._remember(entry)
+        self._uses.remember(entry)
         return Hit(answer, max(age_s, 0))
-
-    def _remember(self, entry: int) -> None:
-        with self._uses_lock:
-            self._use += 1
-            self._uses.pop(entry, None)  # so that the dict stays in the order of last use
-            self._uses[entry] = self._use
-            if len(self._uses) > USES_REMEMBERED:
-                del self._uses[next(iter(self._uses))]
 
     def keep(self, ticket: Ticket, answer: Answer, use: Use) -> bool:
         """See `ExactCacheLike.keep`. Raises `ValueError` for an answer that is not JSON."""
@@ -143,7 +129,7 @@ class ExactCache:
             if ticket.generation != self._generation:
                 return False
             try:
-                with self._transaction():
+                with self._uses.transaction():
                     self._delete("key = ?", [ticket.key])
                     self._evict(size)
                     self._insert(ticket, answer, data, size, use.ttl_s)
@@ -169,14 +155,14 @@ class ExactCache:
         given = {test: value for test, value in tests.items() if value is not None}
         with self._lock, _explained():
             self._generation += 1
-            with self._transaction(durable=True):
+            with self._uses.transaction(durable=True):
                 return self._delete(" AND ".join(given) or "1", [*given.values()])
 
     def new_epoch(self) -> int:
         """See `ExactCacheLike.new_epoch`. Takes the same time however much is kept."""
         with self._lock, _explained():
             self._generation += 1
-            with self._transaction(durable=True):
+            with self._uses.transaction(durable=True):
                 self._connection.execute("UPDATE state SET epoch = epoch + 1")
             self._epoch += 1
             return self._epoch
@@ -191,7 +177,7 @@ class ExactCache:
     def close(self) -> None:
         """Write what is remembered and close the file."""
         with self._lock:
-            with self._transaction(uses=USES_REMEMBERED):
+            with self._uses.transaction(everything=True):
                 pass
             self._reader.close()
             self._connection.close()
@@ -207,35 +193,8 @@ class ExactCache:
     ) -> None:
         self.close()
 
-    @contextlib.contextmanager
-    def _transaction(self, *, durable: bool = False, uses: int = USES_AT_ONCE) -> Iterator[None]:
-        """One transaction that first writes the uses remembered so far."""
-        if durable:
-            self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            with self._uses_lock:
-                some = list(itertools.islice(self._uses.items(), uses))
-                for entry, _ in some:
-                    del self._uses[entry]
-            self._connection.executemany(
-                "UPDATE entries SET used = ? WHERE entry = ?",
-                [(used, entry) for entry, used in some],
-            )
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        else:
-            self._connection.execute("COMMIT")
-        finally:
-            if durable:
-                self._connection.execute("PRAGMA synchronous = NORMAL")
-
     def _insert(self, ticket: Ticket, answer: Answer, data: bytes, size: int, ttl_s: int) -> None:
-        with self._uses_lock:
-            self._use += 1
-            used = self._use
+        used = self._uses.next()
         now = self._clock()
         question = ticket.question
         entry = self._connection.execute(

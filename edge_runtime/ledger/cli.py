@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from edge_runtime.cli_options import ConfigFile
 from edge_runtime.errors import UsageError
 from edge_runtime.ledger.breakeven import BreakEven, break_even
 from edge_runtime.ledger.database import explained, open_reader
@@ -22,7 +23,6 @@ from edge_runtime.ledger.money import format_money
 from edge_runtime.ledger.options import (
     Against,
     AsJson,
-    ConfigFile,
     LedgerFile,
     OverrideFile,
     PriceFile,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,17 +12,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from edge_runtime.config_file import load_settings
+from edge_runtime.cli_options import settings_of
 from edge_runtime.errors import EdgeError, UsageError
 from edge_runtime.ledger.prices import FrontierPrice, Prices, load_prices
 from edge_runtime.ledger.rows import US_PER_DAY
 
 LEDGER_FILE = Path("ledger") / "ledger.db"  # below the store
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Settings file (TOML).", envvar="EDGE_CONFIG"),
-]
 LedgerFile = Annotated[
     Path | None, typer.Option("--ledger", help="Ledger file; by default in the store's folder.")
 ]
@@ -74,14 +69,14 @@ def ledger_path(ledger: Path | None, config: Path | None) -> Path:
     """The file named, or that of the settings."""
     if ledger is not None:
         return ledger
-    settings = load_settings(config, os.environ)
+    settings = settings_of(config)
     return settings.ledger.path or settings.store.path / LEDGER_FILE
 
 
 def price_list(prices: Path | None, override: Path | None, config: Path | None) -> Prices | None:
     """The list named, or that of the settings; None where neither names one."""
     if prices is None:
-        named = load_settings(config, os.environ).prices
+        named = settings_of(config).prices
         prices, override = named.file, override or named.override
     return None if prices is None else load_prices(prices, override)
 

@@ -6,7 +6,6 @@ Exit status: 0 nothing is wrong, 1 something is (or the settings are refused), 2
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +18,8 @@ from edge_runtime.bundle.digests import model_digest
 from edge_runtime.bundle.files import RealFiles
 from edge_runtime.bundle.pack import load_manifest
 from edge_runtime.bundle.pointers import Pointers
+from edge_runtime.cli_options import ConfigFile, StorePath, settings_of
 from edge_runtime.config import Settings
-from edge_runtime.config_file import load_settings
 from edge_runtime.errors import BundleError, ConfigError, EdgeError
 from edge_runtime.router.doctor import Facts, Installed, Level, examine, inventory
 from edge_runtime.router.frontier.lane import target_of
@@ -28,10 +27,6 @@ from edge_runtime.router.frontier.ordering import Choice, arranged
 from edge_runtime.router.open import prices_of
 from edge_runtime.router.trust import CertificateBook, utc_now
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Settings file (TOML).", envvar="EDGE_CONFIG"),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
@@ -41,9 +36,9 @@ def register(app: typer.Typer) -> None:
     app.command("inventory")(show_inventory)
 
 
-def doctor(config: ConfigFile = None, *, as_json: AsJson = False) -> None:
+def doctor(config: ConfigFile = None, store: StorePath = None, *, as_json: AsJson = False) -> None:
     """Say what is wrong or missing: models, certificates, prices, keys, budgets."""
-    found = examine(_facts(config))
+    found = examine(_facts(config, store))
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
     elif not found:
@@ -57,9 +52,11 @@ def doctor(config: ConfigFile = None, *, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def show_inventory(config: ConfigFile = None, *, as_json: AsJson = False) -> None:
+def show_inventory(
+    config: ConfigFile = None, store: StorePath = None, *, as_json: AsJson = False
+) -> None:
     """List every name a request may use: who answers, why, and at what price."""
-    facts = _facts(config)
+    facts = _facts(config, store)
     lines = inventory(facts, _order(facts))
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in lines], indent=2))
@@ -70,9 +67,9 @@ def show_inventory(config: ConfigFile = None, *, as_json: AsJson = False) -> Non
     Console().print(table, markup=False)
 
 
-def _facts(config: Path | None) -> Facts:
+def _facts(config: Path | None, store: Path | None) -> Facts:
     try:
-        settings = load_settings(config, os.environ)
+        settings = settings_of(config, store)
     except EdgeError as error:
         Console(stderr=True).print(f"edge-runtime: {error}", style="red", markup=False)
         raise typer.Exit(1) from error

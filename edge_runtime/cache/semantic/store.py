@@ -17,7 +17,6 @@ take 10 ms and more: give it to a thread. One process per file, any number of th
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import sqlite3
 import threading
@@ -44,11 +43,9 @@ from edge_runtime.cache.semantic.rows import Row, delete, evict, insert, merge
 from edge_runtime.cache.semantic.score import Scorer
 from edge_runtime.cache.semantic.tables import ENTRY, SEMANTIC
 from edge_runtime.cache.semantic.tally import Tally
+from edge_runtime.cache.uses import Uses
 from edge_runtime.errors import EngineError
 from edge_runtime.stats.eprocess import BettingProcess
-
-USES_AT_ONCE = 64
-USES_REMEMBERED = 65_536
 
 
 class SemanticStore:
@@ -73,12 +70,9 @@ class SemanticStore:
         self._limits = limits
         self._clock = clock
         self._lock = threading.Lock()  # of writing; a commit is made under it
-        self._uses_lock = threading.Lock()  # of what lookups remember; held for microseconds
         self._generation = 0
         self._epoch: int = connection.execute("SELECT epoch FROM state").fetchone()[0]
-        newest = connection.execute("SELECT coalesce(max(used), 0) FROM entries").fetchone()
-        self._use: int = newest[0]
-        self._uses: dict[int, int] = {}
+        self._uses = Uses(connection)
         self._tallies = {
             digest: Tally(
                 n,
@@ -115,7 +109,7 @@ class SemanticStore:
             clock=clock,
         )
         with store._lock:
-            with store._transaction():
+            with store._uses.transaction():
                 store._evict(0, 0)  # the limits may have become smaller since
             store._partitions.open(store._connection, store._epoch)
         return store
@@ -146,7 +140,7 @@ class SemanticStore:
         except ValueError:
             self.purge(key=choice.chosen.entry)
             return SemanticTicket(asked, vector, self._generation)
-        self._remember(choice.chosen.entry)
+        self._uses.remember(choice.chosen.entry)
         found = choice.chosen
         return SemanticHit(
             answer, found.age_s, choice.score, found.text, found.entry, audit, ticket
@@ -176,19 +170,6 @@ class SemanticStore:
             max_entries=limits.max_entries - entries,
         )
 
-    def _next_use(self) -> int:
-        with self._uses_lock:
-            self._use += 1
-            return self._use
-
-    def _remember(self, entry: int) -> None:
-        with self._uses_lock:
-            self._use += 1
-            self._uses.pop(entry, None)  # so that the dict stays in the order of last use
-            self._uses[entry] = self._use
-            if len(self._uses) > USES_REMEMBERED:
-                del self._uses[next(iter(self._uses))]
-
     def keep(self, ticket: SemanticTicket, answer: Answer, *, ttl_s: int) -> bool:
         """See `SemanticStoreLike.keep`. Raises `ValueError` for an answer that is not JSON."""
         data, vector = encode(answer), pack(ticket.vector)
@@ -201,7 +182,7 @@ class SemanticStore:
             if ticket.generation != self._generation:
                 return False
             try:
-                with self._transaction():
+                with self._uses.transaction():
                     gone = delete(
                         self._connection, "partition = ? AND text = ?", [partition, asked.text]
                     )
@@ -211,7 +192,7 @@ class SemanticStore:
                         asked,
                         (data, vector),
                         answer.tags,
-                        row=Row(self._epoch, self._clock(), ttl_s, self._next_use(), size),
+                        row=Row(self._epoch, self._clock(), ttl_s, self._uses.next(), size),
                     )
             except sqlite3.Error:
                 return False  # a full disk, most likely: then there is no cache, but an answer
@@ -222,7 +203,7 @@ class SemanticStore:
     def report_audit(self, hit: SemanticHit, *, correct: bool) -> None:
         """See `SemanticStoreLike.report_audit`; counts also when the entry is gone by then."""
         digest = hit.ticket.asked.model_digest
-        with self._lock, _explained("audited"), self._transaction(durable=not correct):
+        with self._lock, _explained("audited"), self._uses.transaction(durable=not correct):
             tally = self._tallies.get(digest) or Tally.new(self._limits.alpha, self._limits.level)
             self._tallies[digest] = tally
             tally.observe(wrong=not correct)
@@ -274,7 +255,7 @@ class SemanticStore:
         given = {test: value for test, value in tests.items() if value is not None}
         with self._lock, _explained("purged"):
             self._generation += 1
-            with self._transaction(durable=True):
+            with self._uses.transaction(durable=True):
                 gone = delete(self._connection, " AND ".join(given) or "1", [*given.values()])
                 if not given or given.keys() == {"model_digest = ?"}:
                     self._acquit(model_digest)
@@ -290,7 +271,7 @@ class SemanticStore:
         """See `SemanticStoreLike.new_epoch`. Takes the same time however much is kept."""
         with self._lock, _explained("purged"):
             self._generation += 1
-            with self._transaction(durable=True):
+            with self._uses.transaction(durable=True):
                 self._connection.execute("UPDATE state SET epoch = epoch + 1")
             self._epoch += 1
             self._partitions.forget()
@@ -307,36 +288,11 @@ class SemanticStore:
         with self._lock:
             with (
                 contextlib.suppress(sqlite3.Error, OSError),
-                self._transaction(uses=USES_REMEMBERED),
+                self._uses.transaction(everything=True),
             ):
                 self._partitions.save(self._connection)
             self._reader.close()
             self._connection.close()
-
-    @contextlib.contextmanager
-    def _transaction(self, *, durable: bool = False, uses: int = USES_AT_ONCE) -> Iterator[None]:
-        """One transaction that first writes the uses remembered so far."""
-        if durable:
-            self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            with self._uses_lock:
-                some = list(itertools.islice(self._uses.items(), uses))
-                for entry, _ in some:
-                    del self._uses[entry]
-            self._connection.executemany(
-                "UPDATE entries SET used = ? WHERE entry = ?",
-                [(used, entry) for entry, used in some],
-            )
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        else:
-            self._connection.execute("COMMIT")
-        finally:
-            if durable:
-                self._connection.execute("PRAGMA synchronous = NORMAL")
 
 
 @contextlib.contextmanager

@@ -14,14 +14,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from edge_runtime.cache import exact
+from edge_runtime.cache import uses
 from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.contract import CacheLimits, ExactCacheLike, Hit, Ticket
-from edge_runtime.cache.exact import USES_AT_ONCE, ExactCache
+from edge_runtime.cache.exact import ExactCache
 from edge_runtime.cache.file import EXACT
 from edge_runtime.cache.key import Question, cache_key
 from edge_runtime.cache.memory import MemoryCache
 from edge_runtime.cache.policy import Use
+from edge_runtime.cache.uses import USES_AT_ONCE
 from edge_runtime.errors import ConfigError, EngineError
 
 USE = Use(read=True, keep=True, ttl_s=60)
@@ -312,7 +313,7 @@ def test_uses_are_written_a_few_at_a_time(
         assert len(cache._uses) == USES_AT_ONCE + 5
         put(cache, "one more")
         assert len(cache._uses) == 5
-        monkeypatch.setattr(exact, "USES_REMEMBERED", 3)
+        monkeypatch.setattr(uses, "USES_REMEMBERED", 3)
         for number in range(10):
             got(cache, f"{number}")
         assert len(cache._uses) == 5
@@ -321,7 +322,7 @@ def test_uses_are_written_a_few_at_a_time(
 def test_a_lookup_does_not_wait_for_a_writer(tmp_path: Path) -> None:
     with ExactCache.open(tmp_path / "cache.db", limits=SMALL) as cache:
         put(cache, "one")
-        with cache._lock, cache._transaction():
+        with cache._lock, cache._uses.transaction():
             cache._connection.execute("DELETE FROM entries")
             assert got(cache, "one") == "one"
         assert got(cache, "one") is None
