@@ -23,12 +23,14 @@ from export_tools.train.assistant_format import (
     END,
     PAD,
     build_tokenizer,
+    intent_token,
     save_tokenizer,
     space_twins,
 )
 from export_tools.train.assistant_rows import Row, RowMaker
 from export_tools.train.augment import Augmenter, take_apart
 from export_tools.train.data import Example, Split, length_batches
+from export_tools.train.opinion import cross_fitted
 from export_tools.train.recipe import AssistantTrain, LoopConfig
 from export_tools.train.snips_score import Parse, SnipsScore, parse_answer, score_parses
 from export_tools.train.trainee import Pass, Trainee
@@ -44,6 +46,10 @@ class AssistantBatch:
     answer: Tensor
     tags: Tensor
     sources: Tensor
+    opens: Tensor
+    """[rows], where each row predicts its intent."""
+    opinions: Tensor
+    """[rows, intents] or [rows, 0]: the soft targets there."""
 
 
 class AssistantTask:
@@ -63,11 +69,27 @@ class AssistantTask:
             config, self.tokenizer.get_vocab_size(), self._id(END), self._id(PAD)
         )
         twins = space_twins(self.tokenizer)
+        self.intents = sorted({example.intent for example in split.train})
+        self.intent_ids = torch.tensor([self._id(intent_token(i)) for i in self.intents]).to(device)
+        self.opinions = self._opinions(split.train) if config.opinion else None
         self.trainee = Trainee(self.llama, config.augment, twins, 2 * len(names) + 1).to(device)
         self.model: nn.Module = self.trainee
 
     def _id(self, token: str) -> int:
         return int(self.tokenizer.token_to_id(token))
+
+    def _opinions(self, examples: Sequence[Example]) -> Tensor:
+        """Soft intents [examples, intents] for the polish; see `export_tools.train.opinion`."""
+        config = self.config.opinion
+        assert config is not None
+        labels = [self.intents.index(example.intent) for example in examples]
+        count = len(self.intents)
+        said = cross_fitted(
+            [e.text for e in examples], labels, count, config.folds, self.config.loop.seed
+        )
+        return config.trust * said + (1 - config.trust) * functional.one_hot(
+            torch.tensor(labels), count
+        )
 
     def parameter_groups(self, config: LoopConfig) -> list[dict[str, Any]]:
         """Matrices are decayed; norms, biases and the embedding are not."""
@@ -86,22 +108,31 @@ class AssistantTask:
     def batches(self, epoch: int) -> Sequence[AssistantBatch]:
         """Every training utterance once, changed anew in each epoch."""
         rng = random.Random(f"{self.config.loop.seed}-{epoch}")
-        calm = epoch >= self.config.loop.epochs - self.config.augment.calm_epochs
+        main = self.config.loop.main_epochs
+        calm = main - self.config.augment.calm_epochs <= epoch < main
+        opinions = self.opinions if epoch >= main else None
         chances = self.config.augment.calmed() if calm else self.config.augment
         self.augmenter.config = chances
         self.trainee.rate = chances.dropout
         rows = []
-        for template in self.templates:
+        for number, template in enumerate(self.templates):
             again = rng if rng.random() < chances.resegment else None
-            rows.append(self.rows.make(self.augmenter.draw(template, rng), again))
-        limit = self.config.decoder.context
-        rows = [row for row in rows if len(row.ids) <= limit]
+            row = self.rows.make(self.augmenter.draw(template, rng), again)
+            if len(row.ids) <= self.config.decoder.context:
+                rows.append((row, number))
         order = rng.sample(range(len(rows)), len(rows))
-        groups = length_batches([len(r.ids) for r in rows], self.config.loop.batch_tokens, order)
+        groups = length_batches(
+            [len(row.ids) for row, _ in rows], self.config.loop.batch_tokens, order
+        )
         rng.shuffle(groups)
-        return [self.pack([rows[i] for i in group]) for group in groups]
+        packed = []
+        for group in groups:
+            numbers = [rows[i][1] for i in group]
+            said = torch.zeros(len(group), 0) if opinions is None else opinions[numbers]
+            packed.append(self.pack([rows[i][0] for i in group], said))
+        return packed
 
-    def pack(self, rows: Sequence[Row]) -> AssistantBatch:
+    def pack(self, rows: Sequence[Row], opinions: Tensor) -> AssistantBatch:
         """Pad rows to the longest and lay out the targets."""
         longest = max(len(row.ids) for row in rows)
         shape = (len(rows), longest)
@@ -117,7 +148,9 @@ class AssistantTask:
             sources[number, row.prompt_len - 1 : length - 1] = origin
             start = row.prompt_len - 1 - len(row.tags)
             tags[number, start : row.prompt_len - 1] = torch.tensor(row.tags, dtype=torch.long)
-        return AssistantBatch(*(t.to(self.device) for t in (ids, answer, tags, sources)))
+        opens = torch.tensor([row.prompt_len - 1 for row in rows])
+        laid_out = (ids, answer, tags, sources, opens, opinions)
+        return AssistantBatch(*(t.to(self.device) for t in laid_out))
 
     def loss(self, batch: AssistantBatch) -> Tensor:
         """Answer loss plus the weighted helpers."""
@@ -136,6 +169,11 @@ class AssistantTask:
             scores = found.pointer[copied].float()
             pointing = functional.cross_entropy(scores, batch.sources[copied])
             total = total + weights.pointer_loss * pointing
+        if self.config.opinion and batch.opinions.shape[1]:
+            states = found.last[torch.arange(len(batch.opens)), batch.opens]
+            intents = functional.linear(states, found.table[self.intent_ids]).float()
+            opinion = functional.cross_entropy(intents, batch.opinions)
+            total = total + self.config.opinion.weight * opinion
         return total
 
     def answer(self, texts: Sequence[str], limit: int = 128) -> list[str]:

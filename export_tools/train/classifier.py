@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,22 @@ from export_tools.train.recipe import ClassifierTrain, LoopConfig, RecipeError
 
 @dataclass(frozen=True, slots=True)
 class ClassifierBatch:
-    """Padded rows: ids and mask [rows, longest], labels [rows]."""
+    """Padded rows: ids and mask [rows, longest], labels [rows].
+
+    `confidence` [rows] is None where every label is certain.
+    """
 
     ids: Tensor
     mask: Tensor
     labels: Tensor
+    confidence: Tensor | None = None
+
+
+def soft_targets(labels: Tensor, confidence: Tensor, count: int) -> Tensor:
+    """Rows [rows, count] that sum to 1: a label's confidence, and the rest over the others."""
+    rest = (1 - confidence) / max(1, count - 1)
+    rows = rest[:, None].repeat(1, count)
+    return rows.scatter_(1, labels[:, None], confidence[:, None])
 
 
 class ClassifierTask:
@@ -58,6 +69,8 @@ class ClassifierTask:
         self.dev_rows = self._encode(split.dev)
         self.train_labels = [index[example.intent] for example in split.train]
         self.dev_labels = [index[example.intent] for example in split.dev]
+        self.confidence = [example.confidence for example in split.train]
+        self.soft = any(value < 1 for value in self.confidence)
 
     def _encode(self, examples: Sequence[Example]) -> list[list[int]]:
         if not examples:
@@ -100,18 +113,28 @@ class ClassifierTask:
         lengths = [len(row) for row in self.train_rows]
         groups = length_batches(lengths, self.config.loop.batch_tokens, order)
         rng.shuffle(groups)
-        return [self._pack(self.train_rows, self.train_labels, group) for group in groups]
+        return [self._train_batch(group) for group in groups]
+
+    def _train_batch(self, group: list[int]) -> ClassifierBatch:
+        batch = self._pack(self.train_rows, self.train_labels, group)
+        if not self.soft:
+            return batch
+        confidence = torch.tensor([self.confidence[i] for i in group], device=self.device)
+        return replace(batch, confidence=confidence)
 
     def _logits(self, batch: ClassifierBatch) -> Tensor:
         logits: Tensor = self.model(input_ids=batch.ids, attention_mask=batch.mask).logits
         return logits.float()
 
     def loss(self, batch: ClassifierBatch) -> Tensor:
-        """Cross entropy with the recipe's label smoothing."""
+        """Cross entropy with the recipe's label smoothing; what a label is not sure of, the other
+        labels share.
+        """
         smoothing = self.config.loop.label_smoothing
-        return nn.functional.cross_entropy(
-            self._logits(batch), batch.labels, label_smoothing=smoothing
-        )
+        target = batch.labels
+        if batch.confidence is not None:
+            target = soft_targets(batch.labels, batch.confidence, len(self.labels))
+        return nn.functional.cross_entropy(self._logits(batch), target, label_smoothing=smoothing)
 
     def predict(self, rows: list[list[int]], labels: list[int]) -> list[int]:
         """Best label of each row, in the order given."""

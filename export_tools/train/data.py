@@ -24,11 +24,20 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One utterance with its intent and, where the set has them, its slots in spoken order."""
+    """One utterance with its intent and, where the set has them, its slots in spoken order.
+
+    `confidence` is how far the label can be believed, in (0, 1]: 1 for a person's, less where a
+    teacher was unsure or contradicted itself.
+    """
 
     text: str
     intent: str
     slots: tuple[Slot, ...] = ()
+    confidence: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence <= 1:
+            raise ValueError(f"a confidence lies in (0, 1], not {self.confidence}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,10 @@ class Split:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read JSON lines of `{"text", "intent", "slots"?}`; `RecipeError` names a bad file or line."""
+    """Read JSON lines of `{"text", "intent", "slots"?, "confidence"?}`.
+
+    `RecipeError` names a bad file or line.
+    """
     if not path.is_file():
         raise RecipeError(
             f"no data at {path}; pass --data DIR (or set EDGE_DATA_DIR) with the set's folder in it"
@@ -51,7 +63,8 @@ def read_examples(path: Path) -> list[Example]:
         try:
             row = json.loads(line)
             slots = tuple(Slot(s["slot"], s["text"]) for s in row.get("slots", ()))
-            examples.append(Example(row["text"], row["intent"], slots))
+            confidence = float(row.get("confidence", 1.0))
+            examples.append(Example(row["text"], row["intent"], slots, confidence))
         except (ValueError, KeyError, TypeError) as error:
             raise RecipeError(f"{path}:{number}: not a labelled utterance: {error!r}") from error
     return examples

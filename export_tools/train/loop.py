@@ -77,26 +77,39 @@ class TrainResult:
 
 
 def lr_factor(position: float, config: LoopConfig) -> float:
-    """Share of the peak rate after `position` epochs: warm-up, plateau, linear fall."""
+    """Share of the peak rate after `position` epochs: warm-up, plateau, linear fall, polish."""
     if position < config.warmup_epochs:
         return max(position / config.warmup_epochs, 1e-3)
-    left = (config.epochs - position) / (config.epochs * config.decay_fraction)
+    if position >= config.main_epochs:
+        return config.polish_lr_ratio
+    left = (config.main_epochs - position) / (config.main_epochs * config.decay_fraction)
     return config.final_lr_ratio + (1 - config.final_lr_ratio) * min(1.0, max(0.0, left))
 
 
 class Average:
-    """Exponential average of the weights, biased to recent ones while it is young."""
+    """Average of the weights over steps.
+
+    Exponential, biased to recent ones while it is young; after `start_over` plain.
+    """
 
     def __init__(self, model: nn.Module, steps: int) -> None:
         self.steps = steps
         self.seen = 0
+        self.plain = False
         self.values = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def start_over(self) -> None:
+        """Forget what was seen; from here on all steps count alike."""
+        self.seen, self.plain = 0, True
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Fold the current weights in; cost: one pass over the parameters."""
         self.seen += 1
-        keep = min(1 - 1 / self.steps, self.seen / (self.seen + 10)) if self.steps else 0.0
+        if self.plain:
+            keep = 1 - 1 / self.seen
+        else:
+            keep = min(1 - 1 / self.steps, self.seen / (self.seen + 10)) if self.steps else 0.0
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 self.values[name].lerp_(parameter.detach(), 1 - keep)
@@ -145,6 +158,8 @@ class Loop:
         self.out.mkdir(parents=True, exist_ok=True)
         self._resume()
         for epoch in range(self.next_epoch, self.config.epochs):
+            if epoch == self.config.main_epochs:
+                self.average.start_over()
             tick = self._epoch(epoch)
             last = epoch + 1 == self.config.epochs
             if last or (epoch + 1) % self.config.eval_every == 0:
@@ -206,6 +221,7 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.values,
             "average_seen": self.average.seen,
+            "average_plain": self.average.plain,
             "result": [self.result.metrics, self.result.epoch_losses, self.result.best_epoch],
         }
         temporary = self.out / (STATE_FILE + ".new")
@@ -225,5 +241,6 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.values = state["average"]
         self.average.seen = state["average_seen"]
+        self.average.plain = state.get("average_plain", False)
         self.next_epoch = state["next_epoch"]
         self.result = TrainResult(*state["result"])

@@ -35,7 +35,12 @@ class SplitConfig(_Table):
 
 
 class LoopConfig(_Table):
-    """AdamW with a linear warm-up, a plateau, and a linear fall to `final_lr_ratio`."""
+    """AdamW with a linear warm-up, a plateau, and a linear fall to `final_lr_ratio`.
+
+    The last `polish_epochs` of the `epochs` come after the fall: the rate stays at
+    `polish_lr_ratio` of its peak and the weights are averaged over all of them alike (stochastic
+    weight averaging, Izmailov et al. 2018).
+    """
 
     seed: int = 1
     epochs: int = Field(ge=1)
@@ -53,6 +58,13 @@ class LoopConfig(_Table):
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = Field(2, ge=1)
     eval_every: int = Field(1, ge=1)
+    polish_epochs: int = Field(0, ge=0)
+    polish_lr_ratio: float = Field(0.1, gt=0, le=1)
+
+    @property
+    def main_epochs(self) -> int:
+        """Epochs before the polish."""
+        return max(0, self.epochs - self.polish_epochs)
 
 
 class DecoderConfig(_Table):
@@ -96,13 +108,23 @@ class AugmentConfig(_Table):
     pointer_layer: int = Field(5, ge=1)
     dropout: float = Field(ge=0, le=1)
     calm_epochs: int = Field(0, ge=0)
-    """The last epochs, in which every chance and the dropout are scaled by `calm_factor`."""
+    """Last epochs before the polish; every chance and the dropout are scaled by `calm_factor`."""
     calm_factor: float = Field(1.0, ge=0, le=1)
 
     def calmed(self) -> AugmentConfig:
         """The same with every chance scaled."""
         names = (*_CHANCES, "dropout")
         return self.model_copy(update={n: getattr(self, n) * self.calm_factor for n in names})
+
+
+class OpinionConfig(_Table):
+    """While polishing, intents also follow what a cross-fitted n-gram model says of the text."""
+
+    folds: int = Field(5, ge=2, le=20)
+    weight: float = Field(0.25, gt=0)
+    """Of this loss, against 1 for the answer's."""
+    trust: float = Field(0.5, gt=0, le=1)
+    """Share of the second opinion in the target; the rest is the label."""
 
 
 class ClassifierTrain(_Table):
@@ -125,6 +147,7 @@ class AssistantTrain(_Table):
     loop: LoopConfig
     decoder: DecoderConfig
     augment: AugmentConfig
+    opinion: OpinionConfig | None = None
 
 
 TrainConfig = Annotated[ClassifierTrain | AssistantTrain, Field(discriminator="task")]
@@ -157,6 +180,7 @@ def shrink_for_smoke(config: ClassifierTrain | AssistantTrain) -> ClassifierTrai
     loop = config.loop.model_copy(
         update={
             "epochs": 3,
+            "polish_epochs": min(1, config.loop.polish_epochs),
             "batch_tokens": 512,
             "warmup_epochs": 0.2,
             "ema_steps": 0,
@@ -175,7 +199,8 @@ def shrink_for_smoke(config: ClassifierTrain | AssistantTrain) -> ClassifierTrai
 def config_digest(config: BaseModel) -> str:
     """sha256 of the settings that a resumed run must share; its length may be changed."""
     loose = {"epochs", "decay_fraction", "final_lr_ratio", "threads", "eval_every"}
-    data = config.model_dump(mode="json")
+    loose |= {"polish_epochs", "polish_lr_ratio"}
+    data = config.model_dump(mode="json", exclude={"opinion"})
     data["loop"] = {key: value for key, value in data["loop"].items() if key not in loose}
     if "augment" in data:
         data["augment"] = {k: v for k, v in data["augment"].items() if not k.startswith("calm")}
