@@ -25,6 +25,7 @@ import structlog
 from edge_runtime.agent.box import Box
 from edge_runtime.agent.clock import Clock
 from edge_runtime.agent.companions import Companions
+from edge_runtime.agent.costs import Costs
 from edge_runtime.agent.credential import (
     Credential,
     CredentialStore,
@@ -58,7 +59,9 @@ from edge_runtime.config import Settings
 from edge_runtime.core import ModelInfo
 from edge_runtime.errors import BundleError, ConfigError, EdgeError
 from edge_runtime.host import Host, open_host
+from edge_runtime.ledger.ledger import now_us
 from edge_runtime.metrics import Metrics
+from edge_runtime.router.open import LEDGER_FILE, limits_of, prices_of
 
 log: Final = structlog.get_logger("edge_runtime.agent")
 
@@ -216,6 +219,7 @@ class _Parts:
             self.uptime_s,
             clock.stamp_s,
             tail,
+            await asyncio.to_thread(self._costs, spool),
             interval_s=options.telemetry_interval_s,
             send_s=options.telemetry_send_s,
             log_budget_bytes=options.log_max_bytes_per_day,
@@ -294,6 +298,18 @@ class _Parts:
         if self.settings.agent.restart_for_settings:
             log.info("restarting", action="restart", reason="settings of the fleet")
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _costs(self, spool: Spool) -> Costs | None:
+        """The ledger's reader; None where this box keeps no ledger."""
+        if not self.settings.ledger.enabled:
+            return None
+        path = self.settings.ledger.path or self.settings.store.path / LEDGER_FILE
+        currency, limits = prices_of(self.settings).currency, limits_of(self.settings)
+        try:
+            return Costs.begin(path, currency, limits, now_us, spool.marks())
+        except ConfigError as error:
+            log.warning("cost is not told", action="cost_unread", reason=str(error))
+            return None
 
     def _companions(self, trust: Trust, open_source: Any) -> Any:
         directory = self.settings.certificates.directory

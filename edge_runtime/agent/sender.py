@@ -3,6 +3,7 @@
 Rules
 - What was sent stays in the spool until its watermark comes back. After a reconnect, or when no
   watermark came for long, everything that is left is sent again: the receiver drops copies.
+- How far the ledger was read is kept with the row that says what was read: both or neither.
 - Log lines go out only on an order, and never more than the day's budget.
 """
 
@@ -16,6 +17,7 @@ from typing import Final
 
 import structlog
 
+from edge_runtime.agent.costs import Costs
 from edge_runtime.agent.link import Link
 from edge_runtime.agent.logs import LogTail
 from edge_runtime.agent.protocol import Ack, Channel, PullLog, TelemetryRow
@@ -41,6 +43,7 @@ class Sender:
     uptime_s: Callable[[], float]
     clock_s: Callable[[], int]
     tail: LogTail | None = None
+    costs: Costs | None = None
     interval_s: float = 60.0
     send_s: float = 300.0
     log_budget_bytes: int = 1024 * 1024
@@ -52,6 +55,7 @@ class Sender:
     _log_day: int = -1
     _log_bytes: int = 0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _cutting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def swapped(self, models: Iterable[ModelInfo]) -> None:
         """A model changes: end the row in which `models` were at work. Does no I/O."""
@@ -85,7 +89,7 @@ class Sender:
             try:
                 if self.uptime_s() >= next_cut_s:
                     next_cut_s = self.uptime_s() + self.interval_s
-                    self._cut.append(self.collector.cut())
+                    await self._end_row()
                 await self._keep()
                 if self.link.up and self.uptime_s() >= self._next_send_s:
                     await self._send()
@@ -99,8 +103,7 @@ class Sender:
     async def flush(self) -> None:
         """Keep the row that is open, at the end of the daemon."""
         try:
-            self._cut.append(self.collector.cut())
-            await self._keep()
+            await self._end_row()
         except Exception:
             log.exception("telemetry failed", action="telemetry_failed")
 
@@ -115,6 +118,19 @@ class Sender:
             data = chunk.to_bytes()
             self._log_bytes += len(data)
             await self.link.publish(Channel.LOG, data)
+
+    async def _end_row(self) -> None:
+        """End the row that is open, with what was booked since, and keep it."""
+        async with self._cutting:
+            taken = None if self.costs is None else await asyncio.to_thread(self.costs.take)
+            if taken is None:
+                self._cut.append(self.collector.cut())
+                await self._keep()
+                return
+            await self._keep()
+            row = self.collector.cut(cost=taken.report)
+            await asyncio.to_thread(self.spool.add, self.boot, STREAM, row, taken.marks)
+            taken.stored()
 
     async def _keep(self) -> None:
         rows, self._cut = self._cut, []

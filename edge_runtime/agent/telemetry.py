@@ -16,7 +16,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from edge_runtime.agent.protocol import ModelAtWork, Sample, Sketch, TelemetryRow
+from edge_runtime.agent.protocol import CostReport, ModelAtWork, Sample, Sketch, TelemetryRow
 from edge_runtime.core import ModelInfo
 from edge_runtime.metric_specs import SPECS, MetricKind, MetricSpec
 
@@ -89,6 +89,7 @@ def row_between(
     length_s: float,
     clock_s: int,
     models: Iterable[ModelInfo] = (),
+    cost: CostReport | None = None,
 ) -> TelemetryRow:
     """What happened between two snapshots. Pure. Series that did not move are left out."""
     counts = []
@@ -117,6 +118,7 @@ def row_between(
         counts=tuple(counts[:MAX_SERIES]),
         gauges=tuple(gauge for gauge in gauges if gauge is not None)[:MAX_SERIES],
         sketches=tuple(sketch for sketch in sketches if sketch is not None)[:MAX_SERIES],
+        cost=cost,
     )
 
 
@@ -132,10 +134,13 @@ class Collector:
     _before: Snapshot = field(default_factory=Snapshot)
     _since_s: float | None = None
 
-    def cut(self, models: Iterable[ModelInfo] | None = None) -> TelemetryRow:
+    def cut(
+        self, models: Iterable[ModelInfo] | None = None, cost: CostReport | None = None
+    ) -> TelemetryRow:
         """End the row that is open and begin the next.
 
-        `models` are those that were at work in it, where that is not what is active now.
+        `models` are those that were at work in it, where that is not what is active now. `cost`
+        is what the ledger booked since it was last asked.
         """
         now_s = self.uptime_s()
         after = take_snapshot(self.registry)
@@ -148,6 +153,7 @@ class Collector:
             length_s=now_s - (self._since_s or 0.0),
             clock_s=self.clock_s(),
             models=self.models() if models is None else models,
+            cost=cost,
         )
         self._before, self._since_s = after, now_s
         return row

@@ -116,9 +116,7 @@ def booked_since(
     Costs a pass over those rows and some index look-ups for each of their tasks.
     """
     end = last_booked(connection)
-    upto = Mark(
-        min(end.attempts, mark.attempts + limit), min(end.outcomes, mark.outcomes + limit)
-    )
+    upto = Mark(min(end.attempts, mark.attempts + limit), min(end.outcomes, mark.outcomes + limit))
     bounds = {
         "a0": mark.attempts, "a1": upto.attempts, "o0": mark.outcomes, "o1": upto.outcomes,
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """The protocol between control host and box: topics, documents and their limits. Pure.
 
 Control host, box and simulator import these names from here; the modules inside are one subject
-each: `topics`, `states`, `want`, `report`, `orders`, `telemetry`, `enrol`, `document`.
+each: `topics`, `states`, `want`, `report`, `orders`, `telemetry`, `cost`, `enrol`, `document`.
 
 Example::
 
@@ -13,6 +13,13 @@ Example::
 
 from __future__ import annotations
 
+from edge_runtime.agent.protocol.cost import (
+    COST_SUMS,
+    OTHER,
+    BudgetState,
+    CostLine,
+    CostReport,
+)
 from edge_runtime.agent.protocol.document import (
     Document,
     SignedDocument,
@@ -82,6 +89,7 @@ from edge_runtime.agent.protocol.topics import (
 from edge_runtime.agent.protocol.want import MAX_ITEMS, ProbationRules, Want, WantItem, Window
 
 __all__ = [
+    "COST_SUMS",
     "DOWN",
     "ENDS",
     "ENROL_PATH",
@@ -89,6 +97,7 @@ __all__ = [
     "MAX_BYTES",
     "MAX_ITEMS",
     "MAX_ROWS_BYTES",
+    "OTHER",
     "PREFIX",
     "REMEMBERED_ORDERS",
     "RETAINED",
@@ -100,8 +109,11 @@ __all__ = [
     "BatchHeader",
     "BoxState",
     "BrokerAccess",
+    "BudgetState",
     "Cancel",
     "Channel",
+    "CostLine",
+    "CostReport",
     "DeferReason",
     "Do",
     "Document",

@@ -20,6 +20,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import zstandard
 from pydantic import Field, model_validator
 
+from edge_runtime.agent.protocol.cost import CostReport
 from edge_runtime.agent.protocol.document import (
     Count,
     Document,
@@ -109,6 +110,7 @@ class TelemetryRow(Document):
     """What happened from `uptime_ms` - `length_ms` to `uptime_ms` of a boot.
 
     `clock_s` is the box's own idea of when it ended. `models` explains the label `model`.
+    `cost` is absent where nothing was booked and no budget moved.
     """
 
     max_bytes: ClassVar[int] = MAX_ROWS_BYTES
@@ -121,6 +123,7 @@ class TelemetryRow(Document):
     counts: tuple[Sample, ...] = Field(default=(), max_length=MAX_SERIES)
     gauges: tuple[Sample, ...] = Field(default=(), max_length=MAX_SERIES)
     sketches: tuple[Sketch, ...] = Field(default=(), max_length=MAX_SERIES)
+    cost: CostReport | None = None
 
 
 class BatchHeader(Document):

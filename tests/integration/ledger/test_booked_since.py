@@ -67,9 +67,7 @@ def test_a_task_moves_to_where_its_last_attempt_lies(tmp_path: Path) -> None:
 def test_idle_energy_is_nobodys(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with Ledger.open(path) as ledger:
-        row = idle_row(
-            at_us=NOW, wall_us=1, energy_uj=9, energy_source=SOURCE, energy_nano=4
-        )
+        row = idle_row(at_us=NOW, wall_us=1, energy_uj=9, energy_source=SOURCE, energy_nano=4)
         ledger.append(row).result()
         assert read(path, Mark())[1] == {
             Group("", "default", "idle"): Booked(energy_uj=9, energy_nano=4)
