@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from edge_runtime.agent.protocol import SHARDS
+from edge_runtime.agent.protocol import SHARDS, MqttVersion
 from edge_runtime.config_loader import SettingsLoader
 from edge_runtime.config_section import HomePath, Section
 
@@ -96,6 +96,9 @@ class BrokerSettings(Section):
     tls: bool = Field(default=False, description="Whether that connection is encrypted.")
     ca: HomePath | None = Field(
         None, description="PEM file of who signed its certificate. None: the system's list."
+    )
+    mqtt: MqttVersion = Field(
+        "5", description="What it speaks; 3.1.1 has no expiry of sessions and messages."
     )
     user: str = Field(
         "control",

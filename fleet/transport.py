@@ -18,7 +18,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -26,6 +26,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edge_runtime.agent.protocol import MqttVersion
 from edge_runtime.errors import ConfigError, TransportError
 from fleet.link import Session
 
@@ -50,7 +51,7 @@ class MqttConnector:
     ca: Path | None = None
     queue_messages: int = 10_000
     keepalive_s: int = 60
-    version: Literal["5", "3.1.1"] = "5"
+    version: MqttVersion = "5"
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[Session]:

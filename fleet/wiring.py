@@ -110,6 +110,7 @@ def connector(settings: FleetSettings, secret: RootSecret) -> MqttConnector:
         tls=broker.tls,
         ca=broker.ca,
         queue_messages=broker.max_queued_messages,
+        version=broker.mqtt,
     )
 
 
@@ -184,6 +185,7 @@ def offer_of(
         metadata=settings.publish.metadata_url or f"{api}/v1/tuf",
         ca_pem=ca,
         tuf_root=text,
+        mqtt=broker.mqtt,
     )
 
 

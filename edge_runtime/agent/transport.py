@@ -1,5 +1,8 @@
 """The one module of the box that speaks MQTT: aiomqtt on paho, protocol version 5.
 
+Version 3.1.1 is for brokers that know no other, as in `edge-fleet demo`: sessions then never
+expire, and a Will is published at once.
+
 Rules
 - `clean_start` is off and the session lives an hour: a box that was away for minutes loses
   nothing, and a box that stays away leaves nothing behind.
@@ -16,7 +19,7 @@ import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -33,6 +36,7 @@ RECEIVE_MAXIMUM: Final = 16
 WILL_DELAY_S: Final = 45
 MAX_PACKET_BYTES: Final = 256 * 1024
 CONNECT_TIMEOUT_S: Final = 10.0
+REFUSED_CODE: Final = 0x80
 _LIBRARY_LOG = logging.getLogger("edge_runtime.agent.mqtt")
 _LIBRARY_LOG.addHandler(logging.NullHandler())
 _LIBRARY_LOG.propagate = False  # it would print topics and payload sizes at every message
@@ -58,11 +62,13 @@ class MqttTransport:
             identifier=self.principal,
             username=self.principal,
             password=self.access.password,
-            protocol=aiomqtt.ProtocolVersion.V5,
-            clean_start=False,
-            properties=_connect_properties(),
+            **self._session_options(),
             will=aiomqtt.Will(
-                will.topic, will.payload, qos=1, retain=True, properties=_will_properties()
+                will.topic,
+                will.payload,
+                qos=1,
+                retain=True,
+                properties=_will_properties() if self._five else None,
             ),
             keepalive=self.keepalive_s,
             timeout=CONNECT_TIMEOUT_S,
@@ -74,9 +80,22 @@ class MqttTransport:
         )
         try:
             async with client:
-                yield _MqttSession(client)
+                yield _MqttSession(client, self._five)
         except aiomqtt.MqttError as error:
             raise TransportError(f"MQTT: {error}") from error
+
+    @property
+    def _five(self) -> bool:
+        return self.access.mqtt == "5"
+
+    def _session_options(self) -> dict[str, Any]:
+        if not self._five:
+            return {"protocol": aiomqtt.ProtocolVersion.V311, "clean_session": False}
+        return {
+            "protocol": aiomqtt.ProtocolVersion.V5,
+            "clean_start": False,
+            "properties": _connect_properties(),
+        }
 
     def _tls(self) -> ssl.SSLContext | None:
         if not self.access.tls:
@@ -96,19 +115,19 @@ class MqttTransport:
 @dataclass(slots=True)
 class _MqttSession:
     client: aiomqtt.Client
+    five: bool = True
 
     async def subscribe(self, filters: tuple[tuple[str, int], ...]) -> None:
         """See `Session`."""
-        wanted = [(name, SubscribeOptions(qos=qos)) for name, qos in filters]
         try:
-            granted = await self.client.subscribe(wanted)
+            granted = await self.client.subscribe(
+                [(name, SubscribeOptions(qos=qos)) for name, qos in filters]
+                if self.five
+                else list(filters)
+            )
         except aiomqtt.MqttError as error:
             raise TransportError(f"MQTT: {error}") from error
-        refused = [
-            name
-            for (name, _), code in zip(filters, granted, strict=True)
-            if isinstance(code, ReasonCode) and code.is_failure
-        ]
+        refused = [name for (name, _), code in zip(filters, granted, strict=True) if _refused(code)]
         if refused:
             raise TransportError(f"the broker does not let this box read {', '.join(refused)}")
 
@@ -127,6 +146,10 @@ class _MqttSession:
                     yield message.topic.value, bytes(message.payload)
         except aiomqtt.MqttError as error:
             raise TransportError(f"MQTT: {error}") from error
+
+
+def _refused(code: ReasonCode | int) -> bool:
+    return code.is_failure if isinstance(code, ReasonCode) else code >= REFUSED_CODE
 
 
 def _connect_properties() -> Properties:

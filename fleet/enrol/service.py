@@ -27,6 +27,7 @@ from edge_runtime.agent.protocol import (
     EnrolAnswer,
     EnrolRequest,
     Grant,
+    MqttVersion,
     RotateRequest,
     principal_of,
     unchecked_payload,
@@ -63,6 +64,7 @@ class Offer:
     metadata: str | None = None
     ca_pem: str | None = None
     tuf_root: str | None = None
+    mqtt: MqttVersion = "5"
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,9 @@ class EnrolmentService:
         password = self._password(principal, issued.key) if issued.password_hash else None
         return Grant(
             principal=principal,
-            broker=BrokerAccess(host=offer.host, port=offer.port, tls=offer.tls, password=password),
+            broker=BrokerAccess(
+                host=offer.host, port=offer.port, tls=offer.tls, password=password, mqtt=offer.mqtt
+            ),
             api=offer.api,
             sources=offer.sources,
             metadata=offer.metadata,

@@ -32,6 +32,7 @@ from edge_runtime.agent.protocol.enrol import (
     EnrolAnswer,
     EnrolRequest,
     Grant,
+    MqttVersion,
     RotateRequest,
 )
 from edge_runtime.agent.protocol.orders import REMEMBERED_ORDERS, Cancel, Do, LogChunk, PullLog
@@ -131,6 +132,7 @@ __all__ = [
     "Link",
     "LogChunk",
     "ModelAtWork",
+    "MqttVersion",
     "ProbationRules",
     "PullLog",
     "RotateRequest",

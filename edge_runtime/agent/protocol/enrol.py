@@ -36,6 +36,7 @@ from edge_runtime.errors import BundleError, ConfigError
 
 ENROL_PATH = "/v1/enrol"
 ROTATE_PATH = "/v1/rotate"
+MqttVersion = Literal["5", "3.1.1"]
 _Pem = Annotated[str, Field(max_length=16 * 1024)]
 _Secret = Annotated[str, Field(min_length=16, max_length=256, pattern=r"^[A-Za-z0-9._~-]+$")]
 
@@ -84,13 +85,14 @@ class RotateRequest(SignedDocument):
 class BrokerAccess(Part):
     """Where and as whom a box connects. User name and client id are its principal.
 
-    `password` None: by client certificate.
+    `password` None: by client certificate. `mqtt` is what the broker speaks.
     """
 
     host: Annotated[str, Field(min_length=1, max_length=253)]
     port: int = Field(ge=1, le=65535)
     tls: bool = True
     password: _Secret | None = None
+    mqtt: MqttVersion = "5"
 
 
 class Grant(Part):
