@@ -12,7 +12,7 @@ Nothing here does I/O, reads a clock or imports a model runtime.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -247,6 +247,10 @@ class ModelInfo:
         return f"{self.name}@{self.version}"
 
 
+OnSwap = Callable[[ModelInfo | None, ModelInfo], None]
+"""Told on the event loop which model a name had and has now; must not raise or block."""
+
+
 class ModelHost(Protocol):
     """The loaded models, as the HTTP side sees them. All methods are safe on the event loop."""
 
@@ -266,6 +270,9 @@ class ModelHost(Protocol):
 
     def codec(self, model: str) -> TextCodec:
         """The tokenizer of that model. Raises like `info`."""
+
+    def on_swap(self, listener: OnSwap) -> None:
+        """Call `listener` whenever a name changed its model while the host runs."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
         """Queue one sequence and yield its events.

@@ -26,6 +26,7 @@ from edge_runtime.core import (
     FloatArray,
     GenerateRequest,
     ModelInfo,
+    OnSwap,
     RequestClass,
     TextCodec,
     TokenEvent,
@@ -36,7 +37,7 @@ from edge_runtime.engine.load import LoadedModel, load_model
 from edge_runtime.engine.loop import EngineLoop
 from edge_runtime.errors import CapacityError, EdgeError, EngineError, UsageError
 from edge_runtime.metrics import EngineObserver, Metrics, NullObserver
-from edge_runtime.swap import InUse, OnSwap, Swapper
+from edge_runtime.swap import InUse, Swapper
 
 log: Final = structlog.get_logger("edge_runtime.host")
 

@@ -26,16 +26,12 @@ from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.pack import load_manifest
 from edge_runtime.bundle.store import Store
 from edge_runtime.config import Settings
-from edge_runtime.core import ModelInfo
+from edge_runtime.core import OnSwap
 from edge_runtime.engine.load import LoadedModel
 from edge_runtime.engine.memory import available_bytes, needed_bytes
 from edge_runtime.errors import CapacityError, EngineError, UsageError
 
 log: Final = structlog.get_logger("edge_runtime.host")
-
-OnSwap = Callable[[ModelInfo | None, ModelInfo], None]
-"""Told on the event loop which model a name had and has now; must not raise or block."""
-
 
 @dataclass(slots=True)
 class InUse:

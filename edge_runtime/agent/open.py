@@ -61,7 +61,7 @@ from edge_runtime.errors import BundleError, ConfigError, EdgeError
 from edge_runtime.host import Host, open_host
 from edge_runtime.ledger.ledger import now_us
 from edge_runtime.metrics import Metrics
-from edge_runtime.router.open import LEDGER_FILE, limits_of, prices_of
+from edge_runtime.router.parts import LEDGER_FILE, limits_of, prices_of
 
 log: Final = structlog.get_logger("edge_runtime.agent")
 

@@ -167,6 +167,10 @@ class ExactCache:
             self._epoch += 1
             return self._epoch
 
+    def limit(self, limits: CacheLimits) -> None:
+        """Keep so much from now on; what is over goes with the next answer kept."""
+        self._limits = limits
+
     def size(self) -> CacheSize:
         """See `ExactCacheLike.size`. Entries of older epochs count until they go."""
         with self._lock:

@@ -146,6 +146,10 @@ class Ledger:
             raise
         return ledger
 
+    def budget(self, rules: BudgetRules) -> None:
+        """Hold money by other rules from the next reservation on; what is held stays held."""
+        self._rules = rules
+
     @property
     def commits(self) -> int:
         """Transactions so far; each cost one fsync, however many rows were in it."""

@@ -130,15 +130,22 @@ class Prices:
             self.of(model)
 
 
-def load_prices(path: Path, override: Path | None = None) -> Prices:
-    """Read, merge and check. Raises `ConfigError` naming the file and every wrong key."""
-    data = _read(path)
-    if override is None:
-        return parse_prices(data, str(path))
-    extra = _read(override)
-    if "version" not in extra:
-        raise ConfigError(f"{override}: must name a version of its own")
-    return parse_prices(_merge(data, extra), f"{path} with {override}")
+def load_prices(
+    path: Path, override: Path | None = None, table: Mapping[str, Any] | None = None
+) -> Prices:
+    """Read, merge and check. Raises `ConfigError` naming the file and every wrong key.
+
+    `table` is one more list, which was read already and wins over both files.
+    """
+    data, origin = _read(path), str(path)
+    extras = [] if override is None else [(str(override), _read(override))]
+    if table:
+        extras.append(("prices.table", dict(table)))
+    for name, extra in extras:
+        if "version" not in extra:
+            raise ConfigError(f"{name}: must name a version of its own")
+        data, origin = _merge(data, extra), f"{origin} with {name}"
+    return parse_prices(data, origin)
 
 
 def parse_prices(data: Mapping[str, Any], origin: str = "prices") -> Prices:

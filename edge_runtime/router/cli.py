@@ -24,7 +24,7 @@ from edge_runtime.errors import BundleError, ConfigError, EdgeError
 from edge_runtime.router.doctor import Facts, Installed, Level, examine, inventory
 from edge_runtime.router.frontier.lane import target_of
 from edge_runtime.router.frontier.ordering import Choice, arranged
-from edge_runtime.router.open import prices_of
+from edge_runtime.router.parts import prices_of
 from edge_runtime.router.trust import CertificateBook, utc_now
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]

@@ -87,10 +87,12 @@ def _models(facts: Facts) -> Iterator[Finding]:
         yield Finding(Level.WRONG, "store", "no model is active: run edge-runtime install BUNDLE")
 
 
-def holding_of(facts: Facts, name: str, task: str | None) -> Holding:
-    """The certificate that holds for an installed model now."""
+def holding_of(facts: Facts, name: str, endpoint: EndpointSettings) -> Holding:
+    """The certificate that holds for an installed model under an endpoint's rules now."""
     installed = facts.models[name]
-    return facts.book.holding(installed.model_digest, task or name, installed.manifest.kind)
+    alpha = facts.settings.router.alpha if endpoint.alpha is None else endpoint.alpha
+    task = endpoint.task or name
+    return facts.book.holding(installed.model_digest, task, installed.manifest.kind, alpha)
 
 
 def _endpoints(facts: Facts) -> Iterator[Finding]:
@@ -123,7 +125,7 @@ def _judged(
         for name in installed
         if facts.models[name].manifest.kind in (Kind.GENERATE, Kind.CLASSIFY)
     ]
-    held = {name: holding_of(facts, name, endpoint.task) for name in judged}
+    held = {name: holding_of(facts, name, endpoint) for name in judged}
     without = {name: one.detail for name, one in held.items() if one.known is None}
     if without and (each or len(without) == len(judged)):
         for name, detail in without.items():
@@ -244,7 +246,7 @@ def _reason(facts: Facts, endpoint: EndpointSettings, installed: Sequence[str]) 
     if endpoint.policy is not Policy.LOCAL_FIRST:
         return str(endpoint.policy)
     for name in installed:
-        known = holding_of(facts, name, endpoint.task).known
+        known = holding_of(facts, name, endpoint).known
         if known is not None:
             one = known.certificate
             return f"confident at {one.threshold:.3g}: {one.coverage:.0%} kept, alpha {one.alpha:g}"

@@ -35,6 +35,7 @@ class Plan:
     """Who may answer one request. `task` empty: each model's own name.
 
     `candidate` is a model under trial that is asked before the ladder's own; see `led_by`.
+    `alpha` is the most a certificate may promise, None: whatever the newest one does.
     """
 
     asked: str
@@ -46,6 +47,7 @@ class Plan:
     max_output_tokens: int | None = None
     schema_retries: int = 0
     candidate: str = ""
+    alpha: float | None = None
 
     @property
     def may_leave(self) -> bool:
@@ -132,6 +134,7 @@ class Directory:
             wishes.task or (endpoint.task or ""),
             endpoint.max_output_tokens,
             endpoint.schema_retries,
+            alpha=self.router.alpha if endpoint.alpha is None else endpoint.alpha,
         )
 
     def _make(
@@ -143,7 +146,9 @@ class Directory:
         wishes: Wishes,
     ) -> Plan:
         rules = self._rules(policy, wishes.privacy, Reason.REQUESTED_MODEL)
-        return Plan(asked, ladder, rules, order, wishes.endpoint, wishes.task)
+        return Plan(
+            asked, ladder, rules, order, wishes.endpoint, wishes.task, alpha=self.router.alpha
+        )
 
     def _rules(self, policy: Policy, privacy: Privacy, kept: Reason) -> Rules:
         return Rules(

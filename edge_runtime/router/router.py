@@ -258,7 +258,9 @@ class Case:
         trust = Trust.NONE
         if info is not None and not uncovered and self.plan.rules.needs_certificate:
             task = self.plan.task_of(info.name)
-            holding = self.router.book.holding(info.model_digest, task, info.kind)
+            holding = self.router.book.holding(
+                info.model_digest, task, info.kind, self.plan.alpha
+            )
             trust = Trust.NONE if holding.known is None else Trust.VALID
             watch = self.router.watch
             if holding.known is not None and watch is not None:

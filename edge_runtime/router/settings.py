@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -46,6 +46,7 @@ Digest = Annotated[str, AfterValidator(_digest)]
 Money = Annotated[
     Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000_000, allow_inf_nan=False)
 ]
+Alpha = Annotated[float, Field(gt=0, lt=1)]
 DriftAction = Literal["escalate", "hold"]
 
 
@@ -66,6 +67,11 @@ class RouterSettings(Section):
         Privacy.MAY_LEAVE,
         description="`never-leave` keeps every request's text on the box; a request or an "
         "endpoint can only tighten it.",
+    )
+    alpha: Alpha | None = Field(
+        None,
+        description="Largest share of wrong answers a certificate may promise to count; of "
+        "several that hold, the one nearest to it. Unset: the newest certificate.",
     )
     drift: DriftAction = Field(
         "escalate",
@@ -115,6 +121,7 @@ class EndpointSettings(Section):
         None, description="Task its certificates are for. Unset: the model's name."
     )
     privacy: Privacy = Field(Privacy.MAY_LEAVE, description="As `router.privacy`.")
+    alpha: Alpha | None = Field(None, description="As `router.alpha`, which counts where unset.")
     max_output_tokens: int | None = Field(
         None, ge=1, le=1 << 20, description="Longest answer, here and at frontiers."
     )
@@ -206,6 +213,12 @@ class PricesSettings(Section):
     )
     override: HomePath | None = Field(
         None, description="A second list that wins key by key; needs a version of its own."
+    )
+    table: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=8,
+        description="The same, written here: `[prices.table]` with a `version`, and keys of a "
+        "price list; numbers in quotes. It wins over both files.",
     )
 
 

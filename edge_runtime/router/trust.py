@@ -3,7 +3,8 @@
 Rules
 - A file that cannot be read, is signed by nobody trusted or proves nothing is named in
   `problems` and does not count; the others do.
-- Of several certificates for one model and task the one issued last that holds decides.
+- Of several certificates for one model and task the one issued last that holds decides; where an
+  alpha is asked for, the one that promises the most within it.
 - What `judge` says is kept for the second it was said in: a request costs two dictionary reads.
 
 `reload` reads the folder and takes milliseconds a file: give it to a thread. It swaps one
@@ -12,7 +13,7 @@ reference, so lookups meanwhile see the old or the new set, never a mixture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -67,7 +68,7 @@ class CertificateBook:
     clock: Callable[[], datetime] = utc_now
     problems: tuple[str, ...] = ()
     _by_key: Mapping[Key, tuple[Known, ...]] = field(default_factory=dict)
-    _judged: dict[Key, tuple[int, Holding]] = field(default_factory=dict)
+    _judged: dict[tuple[Key, float | None], tuple[int, Holding]] = field(default_factory=dict)
 
     def all(self) -> tuple[Known, ...]:
         """Every certificate that could be read, whether it holds or not."""
@@ -105,29 +106,52 @@ class CertificateBook:
         self._by_key = {**self._by_key, key: tuple(sorted(ones, key=_issued, reverse=True))}
         self._judged = {}
 
-    def holding(self, model_digest: str, task: str, kind: Kind) -> Holding:
-        """The certificate that holds for the model and task now."""
+    def holding(
+        self, model_digest: str, task: str, kind: Kind, alpha: float | None = None
+    ) -> Holding:
+        """The certificate that holds for the model and task now.
+
+        `alpha` is the largest share of wrong answers it may promise; see `router.alpha`.
+        """
         now = self.clock()
         second = int(now.timestamp())
         key = (model_digest, task)
-        kept = self._judged.get(key)
+        kept = self._judged.get((key, alpha))
         if kept is not None and kept[0] == second:
             return kept[1]
-        holding = self._judge(key, kind, now)
+        holding = self._judge(key, kind, now, alpha)
         if key in self._by_key or len(self._judged) < MAX_FILES:
-            self._judged[key] = (second, holding)
+            self._judged[key, alpha] = (second, holding)
         return holding
 
-    def _judge(self, key: Key, kind: Kind, now: datetime) -> Holding:
+    def change(self, settings: CertificatesSettings) -> None:
+        """Judge by other settings from now on; the folder is as it was read."""
+        self.settings = settings
+        self._judged = {}
+
+    def _judge(self, key: Key, kind: Kind, now: datetime, alpha: float | None) -> Holding:
         scores = {name: VERSIONS[name] for name in _SCORES_OF_KIND.get(kind, ())}
         context = Context(key[0], key[1], scores, revoked=frozenset(self.settings.revoked))
+        known_here = self._by_key.get(key, ())
+        usable = _in_order(known_here, alpha)
         detail = f"there is no certificate for task {key[1]!r} of this model"
-        for known in self._by_key.get(key, ()):
+        if known_here and not usable:
+            least = min(one.certificate.alpha for one in known_here)
+            detail = f"its certificates promise alpha {least} at best, {alpha} is asked for"
+        for known in usable:
             verdict = judge(known.certificate, context, now)
             if not isinstance(verdict, Invalid):
                 return Holding(known)
             detail = f"certificate {known.digest[:12]} {verdict.detail}"
         return Holding(None, detail)
+
+
+def _in_order(ones: Sequence[Known], alpha: float | None) -> Sequence[Known]:
+    """Those that promise enough, newest first; with an alpha those nearest to it first."""
+    if alpha is None:
+        return ones
+    enough = [one for one in ones if one.certificate.alpha <= alpha]
+    return sorted(enough, key=lambda one: -one.certificate.alpha)
 
 
 def _issued(known: Known) -> str:

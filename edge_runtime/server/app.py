@@ -22,7 +22,8 @@ from edge_runtime.server.chat_course import chat_completions
 from edge_runtime.server.classify import classify
 from edge_runtime.server.completions import completions
 from edge_runtime.server.context import (
-    SERVICES,
+    CURRENT,
+    Current,
     RequestContext,
     Services,
     context_of,
@@ -86,13 +87,15 @@ def create_app(
         middlewares=[identify, account, translate_errors, guard, bound_concurrency],
         client_max_size=settings.server.max_body_bytes,
     )
-    app[SERVICES] = Services(
-        host=host,
-        settings=settings,
-        metrics=metrics,
-        router=router or local_router(metrics),
-        clock=clock,
-        started_s=clock(),
+    app[CURRENT] = Current(
+        Services(
+            host=host,
+            settings=settings,
+            metrics=metrics,
+            router=router or local_router(metrics),
+            clock=clock,
+            started_s=clock(),
+        )
     )
     app.add_routes(routes())
     return app
@@ -195,26 +198,26 @@ async def bound_concurrency(request: web.Request, handler: Handler) -> web.Strea
     services = services_of(request)
     if request.method != "POST":
         return await handler(request)
-    if services.draining:
+    if services.traffic.draining:
         raise CapacityError(
             "the daemon is stopping; ask again when it is back",
             retry_after_s=services.settings.server.drain_timeout_s,
             status=503,
         )
     limit = services.settings.server.max_concurrent_requests
-    if services.active_requests >= limit:
+    if services.traffic.active_requests >= limit:
         services.metrics.observe_rejected("", "concurrent_requests")
         raise CapacityError(
             f"{limit} requests are in progress already; try again shortly",
             retry_after_s=OVERLOAD_RETRY_S,
         )
-    services.active_requests += 1
-    services.metrics.gauge("edge_http_requests_active", value=services.active_requests)
+    services.traffic.active_requests += 1
+    services.metrics.gauge("edge_http_requests_active", value=services.traffic.active_requests)
     try:
         return await handler(request)
     finally:
-        services.active_requests -= 1
-        services.metrics.gauge("edge_http_requests_active", value=services.active_requests)
+        services.traffic.active_requests -= 1
+        services.metrics.gauge("edge_http_requests_active", value=services.traffic.active_requests)
 
 
 def _preflight() -> web.Response:

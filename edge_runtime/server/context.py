@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
@@ -36,8 +36,20 @@ _ROUTE_OF_KIND = {
 
 
 @dataclass(slots=True)
+class Traffic:
+    """How much runs, and whether more may come."""
+
+    active_requests: int = 0
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
-    """What every handler of one app shares. `clock` is the scheduler's, in seconds."""
+    """What handlers share. `clock` is the scheduler's, in seconds.
+
+    A request keeps the `Services` it came under, so all of it sees one router. `settings` are
+    those of the start: what of them may change while requests run, the router holds.
+    """
 
     host: ModelHost
     settings: Settings
@@ -46,8 +58,7 @@ class Services:
     clock: Callable[[], float] = time.monotonic
     recent: Recent = field(default_factory=Recent)
     started_s: float = 0.0
-    active_requests: int = 0
-    draining: bool = False
+    traffic: Traffic = field(default_factory=Traffic)
 
     def model(self, name: str, kind: Kind) -> ModelInfo:
         """The named model, which must be of that kind.
@@ -106,7 +117,18 @@ class Services:
         return int(time.time())
 
 
-SERVICES = web.AppKey("services", Services)
+@dataclass(slots=True)
+class Current:
+    """The services that requests come under from now on."""
+
+    services: Services
+
+    def route_by(self, router: Router) -> None:
+        """Let requests that come from now on be routed by `router`."""
+        self.services = replace(self.services, router=router)
+
+
+CURRENT = web.AppKey("current", Current)
 
 
 @dataclass(slots=True)
@@ -172,9 +194,14 @@ class RequestContext:
 _CONTEXT = web.RequestKey("edge.context", RequestContext)
 
 
+_SERVICES = web.RequestKey("edge.services", Services)
+
+
 def services_of(request: web.Request) -> Services:
-    """The app's services."""
-    return request.app[SERVICES]
+    """The services the request came under."""
+    if _SERVICES not in request:
+        request[_SERVICES] = request.app[CURRENT].services
+    return request[_SERVICES]
 
 
 def set_context(request: web.Request, context: RequestContext) -> None:

@@ -28,6 +28,7 @@ from edge_runtime.core import (
     GenerateRequest,
     Kind,
     ModelInfo,
+    OnSwap,
     RequestClass,
     TextCodec,
     TokenEvent,
@@ -134,6 +135,7 @@ class FakeHost:
         self.requests: list[GenerateRequest] = []
         self.encoded: list[list[tuple[int, ...]]] = []
         self.encoded_for: list[str] = []
+        self._listeners: list[OnSwap] = []
 
     @property
     def ready(self) -> bool:
@@ -159,6 +161,17 @@ class FakeHost:
     def codec(self, model: str) -> TextCodec:
         """See `ModelHost`."""
         return ByteCodec(encoder=self.info(model).kind is not Kind.GENERATE)
+
+    def on_swap(self, listener: OnSwap) -> None:
+        """See `ModelHost`."""
+        self._listeners.append(listener)
+
+    def swap(self, info: ModelInfo) -> None:
+        """Serve a name from another model from now on."""
+        old = self._models.get(info.name)
+        self._models[info.name] = info
+        for listener in self._listeners:
+            listener(old, info)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
         """See `ModelHost`."""

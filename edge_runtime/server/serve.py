@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 from aiohttp import web
@@ -15,16 +15,20 @@ from edge_runtime.config import Settings
 from edge_runtime.core import ModelHost
 from edge_runtime.errors import CapacityError, ConfigError, UsageError
 from edge_runtime.metrics import Metrics
-from edge_runtime.router.open import open_router
+from edge_runtime.router.live import Routing
+from edge_runtime.router.open import open_routing
 from edge_runtime.router.similar import semantic_cache
 from edge_runtime.server.app import create_app
-from edge_runtime.server.context import SERVICES
+from edge_runtime.server.context import CURRENT
 
 log: Final = structlog.get_logger("edge_runtime.server")
 
 MIN_DRAIN_S = 0.01  # aiohttp takes 0 for "wait for ever"
 
-HostFactory = Callable[[Settings, Metrics], contextlib.AbstractAsyncContextManager[ModelHost]]
+H = TypeVar("H", bound=ModelHost)
+HostFactory = Callable[[Settings, Metrics], contextlib.AbstractAsyncContextManager[H]]
+Join = Callable[[H, Metrics, Routing], contextlib.AbstractAsyncContextManager[object]]
+"""Opens what runs beside the server as long as it listens: a box's part in a fleet."""
 
 
 @contextlib.asynccontextmanager
@@ -58,14 +62,19 @@ async def listening(app: web.Application, settings: Settings) -> AsyncGenerator[
         host = f"[{server.host}]" if ":" in server.host else server.host
         yield f"http://{host}:{port}"
     finally:
-        app[SERVICES].draining = True
+        app[CURRENT].services.traffic.draining = True
         await runner.cleanup()
+
+
+def _alone(host: ModelHost, metrics: Metrics, routing: Routing) -> contextlib.nullcontext[None]:
+    return contextlib.nullcontext()
 
 
 async def serve(
     settings: Settings,
-    open_host: HostFactory,
+    open_host: HostFactory[H],
     *,
+    join: Join[H] = _alone,
     on_listening: Callable[[str], None] = lambda _: None,
     wait_for_stop: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
@@ -77,19 +86,26 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         # first in, last out: what the engine's last requests cost still finds its ledger
         hosts: list[ModelHost] = []
-        router = await stack.enter_async_context(
-            open_router(settings, metrics, digest_of=lambda name: _digest(hosts, name))
+        routing = await stack.enter_async_context(
+            open_routing(settings, metrics, digest_of=lambda name: _digest(hosts, name))
         )
         host = await stack.enter_async_context(open_host(settings, metrics))
         hosts.append(host)
-        await stack.enter_async_context(semantic_cache(router, host, settings.cache.semantic))
-        app = create_app(host, settings, metrics, router=router)
+        await stack.enter_async_context(semantic_cache(routing, host))
+        app = create_app(host, settings, metrics, router=routing.router)
+        reroute(app, routing)
+        await stack.enter_async_context(join(host, metrics, routing))
         async with listening(app, settings) as url:
             log.info("listening", action="listening", url=url)
             on_listening(url)
             await (wait_for_stop or _stop_signal)()
             log.info("stopping", action="draining", up_to_s=settings.server.drain_timeout_s)
     log.info("stopped", action="stopped")
+
+
+def reroute(app: web.Application, routing: Routing) -> None:
+    """Let the app's next requests be routed by what counts whenever settings change."""
+    routing.on_change(lambda router, settings: app[CURRENT].route_by(router))
 
 
 def _digest(hosts: list[ModelHost], name: str) -> str | None:

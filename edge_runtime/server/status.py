@@ -44,7 +44,7 @@ async def get_model(request: web.Request) -> web.StreamResponse:
 async def get_health(request: web.Request) -> web.StreamResponse:
     """200 when every model can answer; 503 and why not otherwise."""
     services = services_of(request)
-    if services.draining:
+    if services.traffic.draining:
         raise CapacityError("the daemon is stopping", retry_after_s=LOADING_RETRY_S, status=503)
     if not services.host.ready:
         reason = services.host.not_ready_reason

@@ -51,14 +51,19 @@ class SemanticCache:
         encoder: str,
         audit_share: float,
         max_text_chars: int = 600,
+        ttl_s: int | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        """`encoder` is the digest of the bundle that `embed` runs: its vectors are comparable."""
+        """`encoder` is the digest of the model that `embed` runs: its vectors are comparable.
+
+        `ttl_s` is the longest an answer is kept, whoever asks for more.
+        """
         self._store = store
         self._embed = embed
         self._encoder = encoder
         self._share = audit_share
         self._max_chars = max_text_chars
+        self._ttl_s = ttl_s
         self._rng = rng or random.SystemRandom()
         self._found: OrderedDict[tuple[bytes, str], SemanticHit | SemanticTicket] = OrderedDict()
 
@@ -99,6 +104,7 @@ class SemanticCache:
             hit = found
             await asyncio.to_thread(lambda: self._store.report_audit(hit, correct=correct))
         ticket = found.ticket if isinstance(found, SemanticHit) else found
+        ttl_s = ttl_s if self._ttl_s is None else min(ttl_s, self._ttl_s)
         await asyncio.to_thread(lambda: self._store.keep(ticket, answer, ttl_s=ttl_s))
 
     async def _agree(self, served: Answer, fresh: Answer) -> bool:
@@ -138,35 +144,42 @@ class SemanticCache:
 
     def audited(self, model_digest: str) -> Audited:
         """How often hits of this model were wrong, as far as audits show."""
-        return self._store.audited(model_digest)
-
-    async def aclose(self) -> None:
-        """Write what is only in memory and close the file."""
-        await asyncio.to_thread(self._store.close)
+        return self._store.audited(model_digest, self._encoder)
 
 
-def open_semantic_cache(
-    settings: SemanticCacheSettings, embed: Embed, *, encoder: str
-) -> SemanticCache:
-    """The cache of the settings; reads and may index the whole file: call it in a thread.
+def open_semantic_store(settings: SemanticCacheSettings) -> SemanticStore:
+    """The store of the settings; reads and may index the whole file: call it in a thread.
 
     Raises `ConfigError` when the file cannot be used.
     """
-    scorer = shipped()
-    limits = SemanticLimits(
+    return SemanticStore.open(
+        Path(settings.path),
+        scorer=shipped(),
+        least_score=settings.least_score,
+        limits=limits_of(settings),
+    )
+
+
+def limits_of(settings: SemanticCacheSettings) -> SemanticLimits:
+    """How much the settings let a store keep. Raises `ConfigError`."""
+    return SemanticLimits(
         max_entries=settings.max_entries,
         max_bytes=settings.max_bytes,
         max_entry_bytes=settings.max_entry_bytes,
     )
-    store = SemanticStore.open(
-        Path(settings.path), scorer=scorer, least_score=settings.least_score, limits=limits
-    )
+
+
+def semantic_cache_of(
+    store: SemanticStoreLike, settings: SemanticCacheSettings, embed: Embed, *, encoder: str
+) -> SemanticCache:
+    """The cache of the settings over an open store, for one encoder. No I/O."""
     return SemanticCache(
         store,
         embed,
         encoder=encoder,
         audit_share=settings.audit_share,
         max_text_chars=settings.max_text_chars,
+        ttl_s=settings.ttl_s,
     )
 
 

@@ -55,13 +55,20 @@ class SemanticLimits:
 class Asked:
     """A question that may be answered by similarity.
 
-    `scope` 32 bytes: equal where everything but the text is equal.
+    `scope` 32 bytes: equal where everything but the text is equal. `encoder` is the digest of the
+    model whose vectors are compared.
     """
 
     tenant: str
     model_digest: str
     scope: bytes
     text: str
+    encoder: str = ""
+
+    @property
+    def judged(self) -> tuple[str, str]:
+        """What audits of its hits speak of: a model's answers, found by an encoder."""
+        return self.model_digest, self.encoder
 
     @property
     def partition(self) -> bytes:
@@ -130,8 +137,8 @@ class SemanticStoreLike(Protocol):
         """What a fresh answer said of a hit's answer."""
         ...
 
-    def audited(self, model_digest: str) -> Audited:
-        """How often hits of this model were wrong, as far as audits show."""
+    def audited(self, model_digest: str, encoder: str = "") -> Audited:
+        """How often hits of this model by this encoder were wrong, as far as audits show."""
         ...
 
     def purge(
@@ -171,7 +178,7 @@ def asked_of(question: SimilarQuestion, encoder: str) -> Asked:
         "gates": {name: one for name, one in question.gates.items() if one is not None},
     }
     scope = hashlib.sha256(canonical_bytes(parts)).digest()
-    return Asked(question.tenant, question.model_digest, scope, question.text)
+    return Asked(question.tenant, question.model_digest, scope, question.text, encoder)
 
 
 def similar_question(

@@ -48,14 +48,14 @@ class MemoryStore:
     limits: SemanticLimits = field(default_factory=SemanticLimits)
     least_score: float | None = None
     _entries: OrderedDict[int, _Entry] = field(default_factory=OrderedDict)
-    _tallies: dict[str, Tally] = field(default_factory=dict)
+    _tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
     _made: int = 0
     _generation: int = 0
     _epoch: int = 1
 
     def lookup(self, asked: Asked, vector: Vector, *, audit: bool) -> SemanticHit | SemanticTicket:
         """See `SemanticStoreLike.lookup`."""
-        if self.audited(asked.model_digest).suspended:
+        if self.audited(*asked.judged).suspended:
             return SemanticTicket(asked, vector, self._generation)
         least = self.scorer.threshold if self.least_score is None else self.least_score
         choice = choose(asked.text, self._candidates(asked, vector), self.scorer, least)
@@ -102,8 +102,8 @@ class MemoryStore:
 
     def report_audit(self, hit: SemanticHit, *, correct: bool) -> None:
         """See `SemanticStoreLike.report_audit`."""
-        digest = hit.ticket.asked.model_digest
-        tally = self._tallies.setdefault(digest, Tally.new(self.limits.alpha, self.limits.level))
+        judged = hit.ticket.asked.judged
+        tally = self._tallies.setdefault(judged, Tally.new(self.limits.alpha, self.limits.level))
         tally.observe(wrong=not correct)
         entry = self._entries.get(hit.entry)
         if entry is None:
@@ -114,9 +114,9 @@ class MemoryStore:
         else:
             entry.evidence = evidence
 
-    def audited(self, model_digest: str) -> Audited:
+    def audited(self, model_digest: str, encoder: str = "") -> Audited:
         """See `SemanticStoreLike.audited`."""
-        tally = self._tallies.get(model_digest)
+        tally = self._tallies.get((model_digest, encoder))
         return Audited(0, 0, 1.0, suspended=False) if tally is None else tally.shown()
 
     def purge(
@@ -140,8 +140,9 @@ class MemoryStore:
         for number in gone:
             del self._entries[number]
         if key is None and tag is None and tenant is None:
-            for digest in [model_digest] if model_digest else list(self._tallies):
-                self._tallies.pop(digest, None)
+            for judged in list(self._tallies):
+                if model_digest in (None, judged[0]):
+                    del self._tallies[judged]
         return len(gone)
 
     def new_epoch(self) -> int:

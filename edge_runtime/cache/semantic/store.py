@@ -74,14 +74,16 @@ class SemanticStore:
         self._epoch: int = connection.execute("SELECT epoch FROM state").fetchone()[0]
         self._uses = Uses(connection)
         self._tallies = {
-            digest: Tally(
+            (digest, encoder): Tally(
                 n,
                 wrong,
                 BettingProcess(
                     limits.alpha, limits.level, log_capitals=json.loads(capitals), peak=peak
                 ),
             )
-            for digest, n, wrong, capitals, peak in connection.execute("SELECT * FROM audits")
+            for digest, encoder, n, wrong, capitals, peak in connection.execute(
+                "SELECT * FROM audits"
+            )
         }
 
     @classmethod
@@ -117,7 +119,7 @@ class SemanticStore:
     def lookup(self, asked: Asked, vector: Vector, *, audit: bool) -> SemanticHit | SemanticTicket:
         """See `SemanticStoreLike.lookup`."""
         generation, epoch = self._generation, self._epoch
-        tally = self._tallies.get(asked.model_digest)
+        tally = self._tallies.get(asked.judged)
         if tally is not None and tally.suspended:
             return SemanticTicket(asked, vector, generation)
         try:
@@ -170,6 +172,11 @@ class SemanticStore:
             max_entries=limits.max_entries - entries,
         )
 
+    def limit(self, limits: SemanticLimits, least_score: float | None) -> None:
+        """Keep and serve by these from now on; what is over goes with the next answer kept."""
+        self._limits = limits
+        self._least = self._scorer.threshold if least_score is None else least_score
+
     def keep(self, ticket: SemanticTicket, answer: Answer, *, ttl_s: int) -> bool:
         """See `SemanticStoreLike.keep`. Raises `ValueError` for an answer that is not JSON."""
         data, vector = encode(answer), pack(ticket.vector)
@@ -202,15 +209,15 @@ class SemanticStore:
 
     def report_audit(self, hit: SemanticHit, *, correct: bool) -> None:
         """See `SemanticStoreLike.report_audit`; counts also when the entry is gone by then."""
-        digest = hit.ticket.asked.model_digest
+        judged = hit.ticket.asked.judged
         with self._lock, _explained("audited"), self._uses.transaction(durable=not correct):
-            tally = self._tallies.get(digest) or Tally.new(self._limits.alpha, self._limits.level)
-            self._tallies[digest] = tally
+            tally = self._tallies.get(judged) or Tally.new(self._limits.alpha, self._limits.level)
+            self._tallies[judged] = tally
             tally.observe(wrong=not correct)
             self._connection.execute(
-                "INSERT OR REPLACE INTO audits VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO audits VALUES (?, ?, ?, ?, ?, ?)",
                 (
-                    digest,
+                    *judged,
                     tally.n,
                     tally.wrong,
                     json.dumps(tally.process.log_capitals),
@@ -232,9 +239,9 @@ class SemanticStore:
                     (evidence.right, evidence.wrong, evidence.least_score, hit.entry),
                 )
 
-    def audited(self, model_digest: str) -> Audited:
+    def audited(self, model_digest: str, encoder: str = "") -> Audited:
         """See `SemanticStoreLike.audited`."""
-        tally = self._tallies.get(model_digest)
+        tally = self._tallies.get((model_digest, encoder))
         return Audited(0, 0, 1.0, suspended=False) if tally is None else tally.shown()
 
     def purge(
@@ -263,9 +270,12 @@ class SemanticStore:
         return sum(map(len, gone.values()))
 
     def _acquit(self, model_digest: str | None) -> None:
-        for digest in [model_digest] if model_digest else list(self._tallies):
-            self._connection.execute("DELETE FROM audits WHERE model_digest = ?", (digest,))
-            self._tallies.pop(digest, None)
+        for judged in list(self._tallies):
+            if model_digest in (None, judged[0]):
+                self._connection.execute(
+                    "DELETE FROM audits WHERE model_digest = ? AND encoder = ?", judged
+                )
+                del self._tallies[judged]
 
     def new_epoch(self) -> int:
         """See `SemanticStoreLike.new_epoch`. Takes the same time however much is kept."""

@@ -42,11 +42,13 @@ CREATE TABLE partitions (
     sha256 TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE audits (
-    model_digest TEXT PRIMARY KEY,
+    model_digest TEXT NOT NULL,
+    encoder TEXT NOT NULL,
     n INTEGER NOT NULL,
     wrong INTEGER NOT NULL,
     capitals TEXT NOT NULL,
-    peak REAL NOT NULL
+    peak REAL NOT NULL,
+    PRIMARY KEY (model_digest, encoder)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -67,7 +69,7 @@ CREATE TRIGGER entries_out AFTER DELETE ON entries BEGIN
 END;
 """
 
-SEMANTIC = Layout(application_id=0x45444753, version=1, schema=_SCHEMA)  # "EDGS"
+SEMANTIC = Layout(application_id=0x45444753, version=2, schema=_SCHEMA)  # "EDGS"
 _BY = "SELECT entry, bytes, partition FROM entries"
 EVICT = (
     f"{_BY} WHERE expires_s <= ? ORDER BY expires_s, entry LIMIT 256",

@@ -19,6 +19,7 @@ import structlog
 
 from edge_runtime.ledger.cost import worst_case_cost
 from edge_runtime.ledger.money import MAX_NANO, NANO
+from edge_runtime.ledger.prices import FrontierPrice
 from edge_runtime.ledger.rows import Attempt, Purpose, Status, Tier, tokens_from_usage
 from edge_runtime.router.contract import FrontierCall, FrontierWhy
 from edge_runtime.router.frontier.lane import Lane, Prepared, TryFailed
@@ -39,9 +40,9 @@ from edge_runtime.router.frontier.walk import Walk, refused_by_breaker
 _log: Final = structlog.get_logger("edge_runtime.frontier")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Desk:
-    """What all tries share."""
+    """What all tries share. `price_version` names the list that the lanes' prices are from."""
 
     purse: Purse
     price_version: str
@@ -51,7 +52,10 @@ class Desk:
 
 @dataclass(slots=True)
 class Try:
-    """What one try knows while it runs. `bill` is there once it was settled."""
+    """What one try knows while it runs. `bill` is there once it was settled.
+
+    It is paid by the price list it began under.
+    """
 
     lane: Lane
     call: FrontierCall
@@ -59,6 +63,8 @@ class Try:
     started_s: float
     clock: Callable[[], float]
     deadline_s: float | None
+    price: FrontierPrice
+    price_version: str
     first_token_s: float | None = None
     waited_s: float = 0.0
     bill: Bill | None = field(default=None)
@@ -120,8 +126,10 @@ async def trying(
         verdict: Verdict | None = CANCELLED
         try:
             prepared = lane.prepare(call, stream=stream)
+            price, version = lane.price, desk.price_version  # others may count when it ends
             hold_id = await _hold(desk, lane, call, prepared)
-            one = Try(lane, call, prepared, walk.timing.clock(), walk.timing.clock, walk.deadline_s)
+            clock = walk.timing.clock
+            one = Try(lane, call, prepared, clock(), clock, walk.deadline_s, price, version)
             try:
                 yield one
                 verdict = None
@@ -158,7 +166,7 @@ async def _settle(desk: Desk, one: Try, walk: Walk, hold_id: str, verdict: Verdi
     lane, facts = one.lane, one.prepared.facts
     # Only a refusal by status says that nothing will be charged.
     billed = Billed.PERHAPS if verdict is None else verdict.billed
-    one.bill = bill(facts, billed, lane.price, lane.rate)
+    one.bill = bill(facts, billed, one.price, lane.rate)
     if facts.usage is not None:
         lane.rate = lane.rate.learned(facts.prompt_bytes, facts.usage.tokens_in)
     attempt_number = one.call.first_attempt + walk.tries
@@ -189,7 +197,7 @@ def _row(desk: Desk, one: Try, number: int, verdict: Verdict | None, duration_s:
         tokens_out=tokens.tokens_out,
         frontier_nano=one.bill.nano,
         money_source=one.bill.source,
-        price_version=desk.price_version,
+        price_version=one.price_version,
         duration_us=duration_us,
         status=status_of(verdict),
         reason=call.reason,

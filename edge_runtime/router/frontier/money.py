@@ -95,6 +95,10 @@ class Purse:
         self._scopes = {BOX_SCOPE, *scopes}
         self._wall_us = wall_us
 
+    def limited(self, scopes: Collection[str]) -> None:
+        """These have limits from now on."""
+        self._scopes = {BOX_SCOPE, *scopes}
+
     async def hold(self, payer: Payer, worst_nano: int) -> str | Denied:
         """Put money aside; the result is the hold's id, which must be settled or released."""
         # Callers may use a request id twice; a hold's id is used once.

@@ -68,6 +68,7 @@ class FrontierPool:
         wall_us: Callable[[], int] = now_us,
     ) -> None:
         meter = meter or NullMeter()
+        self._price_keys = {name: one.price_key for name, one in frontiers.items()}
         self._lanes = {
             name: Lane(name, one, prices.of(one.price_key), target_of(name, one), meter)
             for name, one in frontiers.items()
@@ -91,6 +92,17 @@ class FrontierPool:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    def change(self, prices: Prices, scopes: Collection[str]) -> None:
+        """Reckon by another price list and other limited scopes from the next try on.
+
+        Raises `ConfigError` for a list without a price that is needed, and changes nothing then.
+        """
+        found = {name: prices.of(key) for name, key in self._price_keys.items()}
+        for name, price in found.items():
+            self._lanes[name].price = price
+        self._desk.price_version = prices.version
+        self._desk.purse.limited(scopes)
 
     async def close(self) -> None:
         """Close idle connections; calls in progress are the callers' to end first."""

@@ -99,6 +99,10 @@ class Judge:
         self._tokens = 0
         self._filled = asyncio.Event()
 
+    def change(self, settings: AuditSettings) -> None:
+        """Ask by other settings from now on; what waits, waits."""
+        self._settings = settings
+
     @property
     def waiting(self) -> int:
         """Questions in the queue, the one being asked included."""

@@ -45,6 +45,10 @@ class TrialBook:
         self._ended = ended
         self._trials: OrderedDict[str, TrialState] = OrderedDict()
 
+    def change(self, settings: Mapping[str, TrialSettings]) -> None:
+        """Run other trials from now on; what the former ones saw is remembered."""
+        self._settings = settings
+
     def states(self) -> tuple[TrialState, ...]:
         """Every trial that is remembered, oldest first."""
         return tuple(self._trials.values())

@@ -88,6 +88,17 @@ class Watch:
         self._writing = threading.Lock()
         self._restore(read_state(store.load()))
 
+    def change(self, settings: WatchSettings) -> None:
+        """Watch by other settings from now on, with what is known already, as after a restart."""
+        before, self._settings = self._settings, settings
+        self._judge.change(settings.audit)
+        self._trials.change(settings.trial)
+        self._slices.max_values = settings.max_slices
+        self._events = deque(self._events, maxlen=settings.max_events)
+        if (settings.drift, settings.audit) != (before.drift, before.audit):
+            for one in self.state().certificates:
+                self._watch_again(one)
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Audit and save as long as the block lasts; saves once more at its end."""
@@ -212,12 +223,15 @@ class Watch:
 
     def _restore(self, state: WatchState) -> None:
         for one in state.certificates:
-            watch = DriftWatch(one.terms, self._settings.drift, self._settings.audit)
-            watch.restore(one.state)
-            self._certificates[one.terms.certificate] = watch
+            self._watch_again(one)
         for dimension in DIMENSIONS:
             self._slices.counts[dimension] = dict(state.slices.get(dimension, {}))
         self._trials.restore(state.trials)
+
+    def _watch_again(self, one: Watched) -> None:
+        watch = DriftWatch(one.terms, self._settings.drift, self._settings.audit)
+        watch.restore(one.state)
+        self._certificates[one.terms.certificate] = watch
 
     async def _keep(self) -> None:
         while True:

@@ -16,7 +16,11 @@ from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.file import _connect
 from edge_runtime.cache.key import Question
 from edge_runtime.cache.semantic import partitions
-from edge_runtime.cache.semantic.cache import SemanticCache, open_semantic_cache
+from edge_runtime.cache.semantic.cache import (
+    SemanticCache,
+    open_semantic_store,
+    semantic_cache_of,
+)
 from edge_runtime.cache.semantic.contract import (
     Asked,
     SemanticHit,
@@ -371,7 +375,6 @@ class TestCache:
         assert await cache.purge(tenant="t") == 2
         assert await cache.lookup(self.question("what is my balance")) is None
         assert await cache.new_epoch() == 2
-        await cache.aclose()
 
     async def test_what_cannot_be_embedded_is_left_alone(self, clock: Clock) -> None:
         store = MemoryStore(shipped(), clock)
@@ -397,9 +400,17 @@ class TestCache:
         async def embed(text: str) -> Vector | None:
             return vector_of(text)
 
-        cache = open_semantic_cache(SemanticCacheSettings(path=path), embed, encoder="e")
-        assert await cache.lookup(self.question("what is my balance")) is None
-        await cache.aclose()
+        settings = SemanticCacheSettings(path=path, ttl_s=5)
+        store = open_semantic_store(settings)
+        cache = semantic_cache_of(store, settings, embed, encoder="e")
+        asked = self.question("what is my balance")
+        assert await cache.lookup(asked) is None
+        await cache.keep(asked, answer("5"), ttl_s=3600)
+        assert await cache.lookup(asked) is not None
+        store.close()
+        rows = sqlite3.connect(path)
+        assert rows.execute("SELECT expires_s - kept_s FROM entries").fetchall() == [(5,)]
+        rows.close()
 
 
 class Twins(RuleBasedStateMachine):

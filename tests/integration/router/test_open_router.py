@@ -22,7 +22,8 @@ from edge_runtime.errors import ConfigError
 from edge_runtime.ledger.budget import Limit, Period
 from edge_runtime.metrics import Metrics
 from edge_runtime.router.frontier.memory import MemoryFrontiers
-from edge_runtime.router.open import limits_of, open_router, prices_of
+from edge_runtime.router.open import open_router
+from edge_runtime.router.parts import limits_of, prices_of
 from edge_runtime.server.app import create_app
 from edge_runtime.server.fake_host import FakeHost
 from edge_runtime.server.serve import listening

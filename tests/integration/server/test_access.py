@@ -17,7 +17,7 @@ from edge_runtime.config import Settings
 from edge_runtime.errors import ConfigError
 from edge_runtime.metrics import Metrics
 from edge_runtime.server.app import create_app
-from edge_runtime.server.context import SERVICES
+from edge_runtime.server.context import CURRENT
 from edge_runtime.server.fake_host import FakeHost
 from edge_runtime.server.serve import listening, serve
 
@@ -120,7 +120,7 @@ async def test_draining_refuses_new_work_and_lets_the_old_end(host: FakeHost) ->
             assert kept.status == 200
         running = asyncio.create_task(client.post(f"{url}{CHAT}", json=HELLO))
         await host.paused.wait()
-        app[SERVICES].draining = True
+        app[CURRENT].services.traffic.draining = True
         async with client.post(f"{url}{CHAT}", json=HELLO) as response:
             assert response.status == 503
             assert (await response.json())["error"]["code"] == "unavailable"
