@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Final
 
 from edge_runtime.agent.protocol import ENROL_PATH, ROTATE_PATH, EnrolAnswer
-from fleet.api import admin, boxes, enrol, rollouts, telemetry
+from fleet.api import admin, boxes, cost, enrol, rollouts, telemetry
 from fleet.api.metrics import CONTENT_TYPE
 from fleet.api.routes import OPEN, Done, Page, PageQuery, Route
 from fleet.enrol.claims import Claim
 from fleet.enrol.requests import Enrolment
 from fleet.ingest.alert_store import Alert, Rule
+from fleet.ingest.cost_queries import Budget, Costs
 from fleet.ingest.queries import Hour, Point
 from fleet.registry.audit import AuditEntry
 from fleet.registry.boxes import Box, BoxPage
@@ -101,6 +102,13 @@ _TELEMETRY = (
           content_type=CONTENT_TYPE),
 )  # fmt: skip
 
+_COST = (
+    Route("GET", "/v1/cost", cost.fleet_cost, _READ, "What the fleet cost", cost.CostQuery,
+          answer=Costs),
+    Route("GET", "/v1/budgets", cost.fleet_budgets, _READ, "How full budgets are",
+          answer=Page[Budget]),
+)  # fmt: skip
+
 _ROLLOUT: Final = "/v1/rollouts/{id}"
 
 _ROLLOUTS = (
@@ -136,5 +144,6 @@ ROUTES: Final = (
     *_tagged("enrolment", _ENROL),
     *_tagged("rollouts", _ROLLOUTS),
     *_tagged("telemetry", _TELEMETRY),
+    *_tagged("cost", _COST),
     *_tagged("control host", _ADMIN_ROUTES),
 )

@@ -28,7 +28,28 @@ _MODULES: Final = (
 Migration = Sequence[str]
 """SQL statements that both SQLite and PostgreSQL take."""
 
-MIGRATIONS: Final[tuple[Migration, ...]] = ()
+_COST: Final = (
+    """
+    CREATE TABLE cost_hours (
+        hour_s BIGINT NOT NULL, currency VARCHAR(3) NOT NULL, scope VARCHAR(128) NOT NULL,
+        endpoint VARCHAR(128) NOT NULL, owner VARCHAR(128) NOT NULL, tier VARCHAR(16) NOT NULL,
+        requests BIGINT NOT NULL, answered BIGINT NOT NULL, tasks BIGINT NOT NULL,
+        resolved BIGINT NOT NULL, tokens_in BIGINT NOT NULL, tokens_cached BIGINT NOT NULL,
+        tokens_out BIGINT NOT NULL, frontier_nano BIGINT NOT NULL, energy_nano BIGINT NOT NULL,
+        hardware_nano BIGINT NOT NULL, saved_nano BIGINT NOT NULL, energy_uj BIGINT NOT NULL,
+        CONSTRAINT pk_cost_hours PRIMARY KEY (hour_s, currency, scope, endpoint, owner, tier)
+    )""",
+    """
+    CREATE TABLE box_budgets (
+        principal VARCHAR(129) NOT NULL, at_s DOUBLE PRECISION NOT NULL,
+        currency VARCHAR(3) NOT NULL, budgets JSON NOT NULL,
+        CONSTRAINT pk_box_budgets PRIMARY KEY (principal),
+        CONSTRAINT fk_box_budgets_principal_boxes FOREIGN KEY (principal)
+            REFERENCES boxes (principal) ON DELETE CASCADE
+    )""",
+)
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_COST,)
 """`MIGRATIONS[i]` leads from version i + 1 to version i + 2."""
 
 _LOCK_ID: Final = 0x45464C54  # "EFLT": PostgreSQL's advisory lock of whoever migrates

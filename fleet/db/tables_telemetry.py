@@ -1,6 +1,8 @@
-"""Tables of telemetry: raw rows that age out, rollups that stay, watermarks, alerts."""
+"""Tables of telemetry: raw rows that age out, rollups that stay, watermarks, cost, alerts."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
@@ -61,6 +63,35 @@ fleet_hours = Table(
     Column("shard", Integer, primary_key=True, autoincrement=False),
     document("sums"),
     Index(None, "hour_s"),
+)
+
+COST_SUMS: Final = (
+    "requests", "answered", "tasks", "resolved", "tokens_in", "tokens_cached", "tokens_out",
+    "frontier_nano", "energy_nano", "hardware_nano", "saved_nano", "energy_uj",
+)  # fmt: skip
+
+# Sums of the whole fleet. Not by shard: rows are added to in place, last in a transaction and in
+# the order of their key, so that workers wait for each other only as long as a commit takes.
+cost_hours = Table(
+    "cost_hours",
+    metadata,
+    Column("hour_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("currency", String(3), primary_key=True),
+    # '': all work; else what falls under a budget of this scope, on boxes that have it
+    Column("scope", String(128), primary_key=True),
+    Column("endpoint", String(128), primary_key=True),
+    Column("owner", String(128), primary_key=True),
+    Column("tier", String(16), primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in COST_SUMS),
+)
+
+box_budgets = Table(
+    "box_budgets",
+    metadata,
+    principal(key=True),
+    time_s("at_s"),
+    Column("currency", String(3), nullable=False),
+    document("budgets"),
 )
 
 alert_rules = Table(

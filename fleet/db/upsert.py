@@ -1,4 +1,4 @@
-"""Insert or replace, in the words that SQLite and PostgreSQL share."""
+"""Insert, replace or add, in the words that SQLite and PostgreSQL share."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
     """Insert those of `rows` whose primary key is not there yet."""
     if rows:
         connection.execute(_insert(connection, table).on_conflict_do_nothing(), list(rows))
+
+
+def add_up(
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], sums: Sequence[str]
+) -> None:
+    """Insert `rows`; where the primary key is there already, the columns `sums` are added to."""
+    if not rows:
+        return
+    keys = [column.name for column in table.primary_key]
+    statement = _insert(connection, table)
+    added = {name: table.c[name] + statement.excluded[name] for name in sums}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=added), list(rows))
 
 
 def _insert(connection: Connection, table: Table) -> Any:

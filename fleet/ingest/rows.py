@@ -27,9 +27,16 @@ from edge_runtime.agent.protocol import (
     shard_of,
 )
 from fleet.db.tables import boxes
-from fleet.db.tables_telemetry import box_hours, fleet_hours, telemetry_marks, telemetry_rows
+from fleet.db.tables_telemetry import (
+    box_hours,
+    cost_hours,
+    fleet_hours,
+    telemetry_marks,
+    telemetry_rows,
+)
 from fleet.db.upsert import insert_new, upsert
 from fleet.enrol import credentials
+from fleet.ingest.costs import CostWork
 from fleet.ingest.decode import Batch, Heard, time_of
 from fleet.ingest.marks import Mark, take
 from fleet.ingest.sums import Sums, sums_of_row
@@ -78,6 +85,7 @@ class _Work:
         self.marks: dict[_Stream, Mark] = {}
         self.rows: list[dict[str, object]] = []
         self.hours: dict[tuple[str, str, int], Sums] = {}
+        self.costs = CostWork()
 
     def take(self, message: Heard) -> None:
         said = message.said
@@ -147,6 +155,8 @@ class _Work:
         hour_s = int(at_s // HOUR_S) * HOUR_S
         for digest, sums in sums_of_row(row, at_s).items():
             self.hours.setdefault((principal, digest, hour_s), Sums()).merge(sums)
+        if row.cost is not None:
+            self.costs.take(principal, row.cost, at_s=at_s, hour_s=hour_s)
 
     def _mark(self, key: _Stream) -> Mark:
         if key not in self.marks:
@@ -173,6 +183,7 @@ class _Work:
                 .where(boxes.c.principal == principal)
                 .values(last_contact_s=heard_s, online=True)
             )
+        self.costs.write(self.connection)
 
     def _put_marks(self) -> None:
         rows = [
@@ -263,6 +274,7 @@ def age_out(connection: Connection, keep: Keep, *, now_s: float) -> Counter[str]
         (box_hours, box_hours.c.hour_s, now_s - keep.box_s),
         (telemetry_marks, telemetry_marks.c.updated_s, now_s - keep.box_s),
         (fleet_hours, fleet_hours.c.hour_s, now_s - keep.fleet_s),
+        (cost_hours, cost_hours.c.hour_s, now_s - keep.fleet_s),
     )
     gone: Counter[str] = Counter()
     for table, column, before_s in bounds:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from edge_runtime.agent.protocol import (
     BatchHeader,
+    BudgetState,
     Channel,
+    CostLine,
+    CostReport,
     ModelAtWork,
     Sample,
     Sketch,
@@ -76,3 +81,28 @@ def batch(principal: str, *rows: TelemetryRow, **changes: Any) -> Message:
     header = BatchHeader(**{**values, **changes})
     name = topic(principal, Channel.TELEMETRY, "serve")
     return Message(name, encode_batch(header, rows), received_s)
+
+
+def cost(*lines: CostLine, budgets: Sequence[BudgetState] = (), currency: str = "EUR") -> Any:
+    """What a box booked."""
+    return CostReport(currency=currency, lines=lines, budgets=tuple(budgets))
+
+
+def cost_line(
+    endpoint: str = "intent", owner: str = "shop", tier: str = "local", **sums: int
+) -> CostLine:
+    """Ten requests that were answered, of which eight resolved their task."""
+    values = {
+        "requests": 10, "answered": 10, "tasks": 10, "resolved": 8, "tokens_in": 900,
+        "tokens_out": 100, "energy_nano": 2_000_000, "energy_uj": 4_000_000,
+    }  # fmt: skip
+    named: dict[str, Any] = {"endpoint": endpoint, "owner": owner, "tier": tier}
+    return CostLine(**named, **(values | sums))
+
+
+def budget(scope: str, spent: int, limit: int = 1000, **changes: Any) -> BudgetState:
+    """A day's budget, in whole units of money."""
+    day = datetime.fromtimestamp(NOW_S, UTC).strftime("%Y-%m-%d")
+    values = {"period": "day", "window": day, "held_nano": 0} | changes
+    nano = 1_000_000_000
+    return BudgetState(scope=scope, limit_nano=limit * nano, spent_nano=spent * nano, **values)

@@ -1,8 +1,8 @@
 """What a box spent since the row before, and how full its budgets are.
 
 Rules
-- Lines add up: over rows, boxes and labels. `tasks` and `resolved` may fall, when a task's last
-  attempt or verdict changed; their sums never lie.
+- Lines add up: over rows, boxes and labels. A number may be negative: a task's last attempt or
+  verdict changed, or a bill came that was lower than the worst case it was booked at.
 - Money is nano-units of `currency`, energy microjoules. Idle energy is a line of its own tier.
 - There are at most `MAX_LINES` lines; what does not fit, or whose names could carry text, is
   summed up under `OTHER`, tier by tier.
@@ -34,18 +34,18 @@ class CostLine(Part):
     endpoint: CostName
     owner: CostName
     tier: CostTier
-    requests: Count = 0
-    answered: Count = 0
+    requests: _Change = 0
+    answered: _Change = 0
     tasks: _Change = 0
     resolved: _Change = 0
-    tokens_in: Count = 0
-    tokens_cached: Count = 0
-    tokens_out: Count = 0
-    frontier_nano: Count = 0
-    energy_nano: Count = 0
-    hardware_nano: Count = 0
-    saved_nano: Count = 0
-    energy_uj: Count = 0
+    tokens_in: _Change = 0
+    tokens_cached: _Change = 0
+    tokens_out: _Change = 0
+    frontier_nano: _Change = 0
+    energy_nano: _Change = 0
+    hardware_nano: _Change = 0
+    saved_nano: _Change = 0
+    energy_uj: _Change = 0
 
 
 class BudgetState(Part):

@@ -7,12 +7,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from edge_runtime.errors import CapacityError, ConfigError
 from fleet.db.database import Database, open_database
-from fleet.db.schema import migrate, newest_version
+from fleet.db.schema import MIGRATIONS, migrate, newest_version
 from fleet.db.tables import groups
 
 
@@ -79,17 +79,53 @@ async def test_a_newer_database_is_refused(database_url: str) -> None:
 
 async def test_an_older_database_goes_through_each_step(database_url: str) -> None:
     steps = (
+        *MIGRATIONS,
         ("CREATE TABLE step_one (id INTEGER)",),
         ("ALTER TABLE step_one ADD COLUMN two INTEGER", "INSERT INTO step_one VALUES (1, 2)"),
     )
     async with Database.opened(database_url) as database:
-        assert await database.write(lambda connection: migrate(connection, steps)) == 3
+        newest = newest_version(steps)
+        assert await database.write(lambda connection: migrate(connection, steps)) == newest
         row = await database.read(
             lambda connection: connection.execute(text("SELECT id, two FROM step_one")).one()
         )
         assert tuple(row) == (1, 2)
         # A second start finds nothing to do.
-        assert await database.write(lambda connection: migrate(connection, steps)) == 3
+        assert await database.write(lambda connection: migrate(connection, steps)) == newest
+
+
+async def test_the_first_version_becomes_what_is_made_now(database_url: str) -> None:
+    def shape(connection: Connection) -> object:
+        found = inspect(connection)
+        return {
+            name: (
+                [(one["name"], kind_of(one["type"]), one["nullable"]) for one in columns],
+                found.get_pk_constraint(name)["constrained_columns"],
+                sorted(str(one["referred_table"]) for one in found.get_foreign_keys(name)),
+                sorted(str(one["column_names"]) for one in found.get_indexes(name)),
+            )
+            for name in found.get_table_names()
+            for columns in (found.get_columns(name),)
+        }
+
+    def kind_of(given: object) -> str:
+        # SQLite stores both alike; only the second word is PostgreSQL's too.
+        return str(given).replace("REAL", "DOUBLE")
+
+    def back(connection: Connection) -> None:
+        for statement in (
+            "DROP TABLE cost_hours",
+            "DROP TABLE box_budgets",
+            "UPDATE schema_version SET version = 1",
+        ):
+            connection.execute(text(statement))
+
+    async with Database.opened(database_url) as database:
+        made = await database.read(shape)
+        await database.write(back)
+        assert await database.read(shape) != made
+        await database.write(migrate)
+        assert await database.read(shape) == made
 
 
 def test_sqlite_is_set_to_be_durable(tmp_path: Path) -> None:
