@@ -46,7 +46,7 @@ def _verdict() -> Verdict:
 
 
 def examine(library: Path) -> Verdict:
-    """Load `library` and let it compute products that are known before trusting it."""
+    """Load `library` and let it compute what is known before trusting it."""
     if not library.is_file():
         return Verdict(None, "not built for this machine; see docs/development.md")
     try:
@@ -59,8 +59,11 @@ def examine(library: Path) -> Verdict:
         if name is None:
             return Verdict(None, "this processor has no AVX2")
         wrong = native.edge_self_test()
+        askew = native.edge_attention_self_test()
     except AttributeError as error:
         return Verdict(None, f"another build's library: {error}")
     if wrong:
         return Verdict(None, f"its products are wrong on this processor ({wrong} rows)")
+    if askew:
+        return Verdict(None, f"its attention is wrong on this processor (row {askew})")
     return Verdict(library, name.decode("ascii"))

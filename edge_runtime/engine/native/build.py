@@ -42,6 +42,7 @@ _UNITS: dict[str, tuple[str, ...]] = {
     "operators.c": (),
     "packed_attention.c": (),
     "raw.c": (),
+    "self_test.c": (),
 }
 
 

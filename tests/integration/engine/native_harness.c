@@ -10,6 +10,7 @@ void edge_layer_free(edge_linear *layer);
 int edge_layer_run(const edge_linear *layer, const float *x, size_t m, float *out, int32_t *raw);
 const char *edge_kernel_set(void);
 int edge_self_test(void);
+int edge_attention_self_test(void);
 int edge_attention_once(const char *set, size_t tokens, size_t heads, size_t kv_heads, size_t dim,
                         size_t window, size_t capacity, const float *rows, float *keys,
                         float *values, const float *cos, const float *sin, float *out);
@@ -78,7 +79,7 @@ int main(void) {
     static const char *const sets[] = {"avx512vnni", "avxvnni", "avx2"};
     static const size_t widths[] = {1, 3, 8, 31, 65, 200}, columns[] = {1, 7, 16, 33, 96, 97};
     static const size_t tokens[] = {1, 5, 64, 70, 130}, groups[] = {1, 3, 7}, heads[] = {2, 10, 32, 64, 80};
-    int failures = edge_kernel_set() ? edge_self_test() != 0 : 0;
+    int failures = edge_kernel_set() ? (edge_self_test() != 0) + (edge_attention_self_test() != 0) : 0;
     for (size_t s = 0; s < 3; ++s) {
         if (!edge_kernels_named(sets[s]))
             continue;

@@ -11,9 +11,10 @@ import pytest
 from edge_runtime.engine import native
 from edge_runtime.engine.native import build
 
-ANSWERS_WRONG = """
-const char *edge_kernel_set(void) { return "x"; }
-int edge_self_test(void) { return 3; }
+FAKE = """
+const char *edge_kernel_set(void) {{ return "x"; }}
+int edge_self_test(void) {{ return {products}; }}
+int edge_attention_self_test(void) {{ return {attention}; }}
 """
 
 
@@ -36,10 +37,8 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
     [
         ("int other(void) { return 0; }", "another build"),
         ("const char *edge_kernel_set(void) { return 0; }", "no AVX2"),
-        (
-            ANSWERS_WRONG,
-            "wrong on this processor (3 rows)",
-        ),
+        (FAKE.format(products=3, attention=0), "products are wrong on this processor (3 rows)"),
+        (FAKE.format(products=0, attention=5), "attention is wrong on this processor (row 5)"),
     ],
 )
 def test_a_library_that_fails_its_test_is_refused(tmp_path: Path, source: str, reason: str) -> None:
