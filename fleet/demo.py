@@ -1,11 +1,12 @@
-"""`edge-fleet demo`: a whole fleet in one process, with simulated boxes and a rollout.
+"""`edge-fleet demo`: a whole fleet on this machine, and a rollout in waves.
 
 Rules
 - Nothing is needed but this package: the broker is inside, everything listens on loopback, and
   all files lie in one folder.
-- The control host is the one `edge-fleet serve` runs, with its clock made faster; the boxes decide
-  as real ones do and only pretend to download and to serve.
-- It ends by itself, within a bounded time, unless it was asked to stay.
+- The control host is the one `edge-fleet serve` runs, with its clock made faster. Simulated boxes
+  decide as real ones do and only pretend to download and to serve; one box is real, a daemon in
+  a process of its own, and is asked something all the time.
+- It ends by itself, within a bounded time, unless it was asked to stay; the daemon ends with it.
 """
 
 from __future__ import annotations
@@ -13,41 +14,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edge_runtime.errors import EngineError
-from fleet.api.server import listening
+from fleet.demo_daemon import Daemon
+from fleet.demo_traffic import Traffic
 from fleet.enrol.secrets import mosquitto_hash
-from fleet.registry import tokens
+from fleet.rehearsal import Cast, Rehearsal, Stage, rehearsal
 from fleet.rollout.service import RolloutPage
-from fleet.rollout.states import ENDED, Action, Phase
-from fleet.serve import ControlHost, control_host
+from fleet.rollout.states import Phase
 from fleet.settings import FleetSettings
-from fleet.simulator.box import SimBox
-from fleet.simulator.broker import EmbeddedBroker
+from fleet.simulator.broker import EmbeddedBroker, free_port
 from fleet.simulator.clock import FastClock
-from fleet.simulator.faults import NO_FAULTS
-from fleet.simulator.joining import join, keys_of, make_claims
 from fleet.simulator.mqtt import Lines
-from fleet.simulator.swarm import Swarm
-from fleet.simulator.tiny import publish_two
-from fleet.simulator.world import CPU_MODELS, NO_FLAWS, Bundle, Flaws, World, make_spec
+from fleet.simulator.tiny import GOLDEN_INPUT, publish_two
+from fleet.simulator.world import NO_FLAWS, Bundle, Flaws, World, make_spec
 from fleet.transport import MqttConnector
 
 NAME: Final = "demo"
 TENANT: Final = "demo"
+DAEMON: Final = "daemon"
 CONTROL: Final = "control"
-LIMIT_S: Final = 120.0
-LOOK_S: Final = 0.2
-TICK_S: Final = 0.3
-CONNECTS_PER_S: Final = 10.0
+LIMIT_S: Final = 180.0
 REPORT_S: Final = 600.0
+ASK_EVERY_S: Final = 0.2
+PATIENCE_S: Final = 60.0
+"""How long a real daemon may say nothing before it counts as silent, in real seconds."""
 
 SHARES: Final = (0.2, 0.6, 1.0)
 FLAWED_SHARES: Final = (0.6, 1.0)
-"""One box that crashes proves nothing; three of three do."""
+"""One box that refuses proves nothing; three of three do."""
 
 PLAN: Final = """
 name = "demo 2.0.0"
@@ -63,9 +60,10 @@ hold_back = 0.0
 
 [times]
 bake_hours = 0.05
+silent_after_min = {silent}
 
 [probation]
-length_s = 120
+length_s = 2
 """
 
 Say = Callable[[str], None]
@@ -73,128 +71,97 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """`speed`: simulated seconds in a real one. `flawed`: the new bundle crashes everywhere."""
+    """`boxes`: simulated ones. `speed`: simulated seconds in a real one. `daemon`: with a real one.
+
+    `flawed`: the new bundle promises answers it does not give, so that every box refuses it.
+    """
 
     directory: Path
     boxes: int = 5
     speed: float = 120.0
     flawed: bool = False
+    daemon: bool = True
     seed: int = 1
 
 
 @dataclass
 class Demo:
-    """A running demo: the control host, its boxes, the two releases of the bundle."""
+    """A running demo: the fleet, the new release, the requests to the daemon if there is one."""
 
-    host: ControlHost
-    swarm: Swarm
+    fleet: Rehearsal
     new: Bundle
-    clock: FastClock
-    url: str
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    traffic: Traffic | None = None
 
     async def rollout(self, say: Say) -> RolloutPage:
         """File the plan, approve it, tell how it goes until it ends. Raises `EdgeError`."""
-        service = self.host.services.rollouts
         shares = FLAWED_SHARES if self.new.flaws != NO_FLAWS else SHARES
-        plan = PLAN.format(name=NAME, digest=self.new.digest, shares=list(shares))
-        filed = await service.file(plan, "demo")
-        await service.order(filed.id, Action.APPROVE, "demo", "it is a demo")
-        told = _Progress(say)
-        async with asyncio.timeout(LIMIT_S):
-            while True:
-                page = await service.page(filed.id)
-                told.look(page)
-                if page.phase in ENDED:
-                    return page
-                await self.wait(LOOK_S)
-
-    async def all_connected(self) -> None:
-        """Return when every box is connected and has reported. Raises `EdgeError`."""
-        async with asyncio.timeout(LIMIT_S):
-            while self.host.ingest.stats.counts["reports"] < len(self.swarm.boxes):
-                await self.wait(LOOK_S)
-
-    async def wait(self, length_s: float) -> None:
-        """Sleep, unless a part of the demo ended: then say why. Raises `EdgeError`."""
-        done, _ = await asyncio.wait(
-            self.tasks, timeout=length_s, return_when=asyncio.FIRST_COMPLETED
+        silent_min = max(45.0, self.fleet.clock.factor * PATIENCE_S / 60)
+        plan = PLAN.format(
+            name=NAME, digest=self.new.digest, shares=list(shares), silent=silent_min
         )
-        for task in done:
-            task.result()
-            raise EngineError("a part of the demo ended unasked")
+        return await self.fleet.rollout(plan, "demo", _Progress(say).look, LIMIT_S)
 
-    async def token(self) -> str:
-        """A token that may look at everything, and change nothing."""
-        _, secret = await self.host.services.database.write(
-            lambda c: tokens.create(
-                c, "demo", tokens.Role.VIEWER, now_s=self.clock.now_s(), lives_s=None
+    async def summary(self, say: Say) -> None:
+        """What serves now, and what became of the daemon's requests."""
+        for principal, version in (await self.fleet.versions(NAME)).items():
+            say(f"{principal} serves {version}")
+        taken = self.fleet.host.ingest.stats.counts
+        say(f"{taken['rows']} rows of telemetry and {taken['reports']} reports were taken in")
+        if self.traffic is not None:
+            tally = self.traffic.tally
+            by = ", ".join(f"{count} by {name}" for name, count in tally.answered_by.items())
+            say(
+                f"the daemon was asked {tally.requests} times meanwhile: {by or 'no answer'}; "
+                f"{tally.failed} failed"
             )
-        )
-        return secret
-
-    def serving(self) -> dict[str, str]:
-        """The version each box serves, by its principal."""
-        found = {}
-        for box in self.swarm.boxes:
-            active = next((item.active for item in box.reports()), None)
-            bundle = box.world.bundles.get(active or "")
-            found[box.spec.principal] = "nothing" if bundle is None else bundle.version
-        return found
 
 
 @contextlib.asynccontextmanager
 async def opened(options: DemoOptions, say: Say) -> AsyncIterator[Demo]:
     """Publish, enrol, connect; the demo runs while inside. Raises `EdgeError`."""
-    clock = FastClock(options.speed)
-    crashes = Flaws(crashes_on=frozenset(CPU_MODELS), crash_after_s=40.0)
-    flaws = crashes if options.flawed else NO_FLAWS
-    old, new = await asyncio.to_thread(publish_two, options.directory, NAME, flaws)
+    clock, directory = FastClock(options.speed), options.directory
+    flaws = Flaws(refused_share=1.0) if options.flawed else NO_FLAWS
+    old, new = await asyncio.to_thread(
+        publish_two, directory, NAME, flaws, right_golden=not options.flawed
+    )
     say(f"published {NAME} {old.version} and {new.version}, signed with keys made for this demo")
-    world = World.of(old, new, seed=options.seed)
+    daemons = []
+    if options.daemon:
+        bundle = directory / "build-1"
+        daemons.append(Daemon(DAEMON, directory / DAEMON, free_port(), (bundle,)))
+        say("starting a real daemon; it installs the bundle and enrols")
+    cast = Cast(
+        TENANT,
+        [
+            make_spec(TENANT, number, model=NAME, serves=old.digest, report_every_s=REPORT_S)
+            for number in range(options.boxes)
+        ],
+        World.of(old, new, seed=options.seed),
+        daemons,
+        options.seed,
+    )
     password = "demo-control"  # noqa: S105 - loopback, and gone with the process
     async with contextlib.AsyncExitStack() as stack:
         broker = await stack.enter_async_context(
             EmbeddedBroker.opened(CONTROL, mosquitto_hash(password))
         )
         connector = MqttConnector("127.0.0.1", broker.port, CONTROL, password, version="3.1.1")
-        settings = _settings(options.directory, broker.port)
-        host = await stack.enter_async_context(
-            control_host(settings, connector=connector, now=clock.now_s)
-        )
-        host.services.enrolment.broker = broker
-        host.tick_s = TICK_S
-        specs = [
-            make_spec(TENANT, number, model=NAME, serves=old.digest, report_every_s=REPORT_S)
-            for number in range(options.boxes)
-        ]
-        enrolment = host.services.enrolment
-        claims = await host.services.database.write(
-            lambda c: make_claims(c, specs, now_s=clock.now_s())
-        )
-        grants = await join(specs, claims, enrolment.enrol)
-        say(f"enrolled {len(grants)} boxes, each with a claim and a key of its own")
-        boxes = [
-            SimBox(
-                spec, world, NO_FAULTS, keys_of(grants[spec.principal]), seed=options.seed,
-                now_s=clock.now_s(),
-            )
-            for spec in specs
-        ]  # fmt: skip
-        passwords = {name: grant.broker.password for name, grant in grants.items()}
         lines = Lines("127.0.0.1", broker.port, version="3.1.1")
-        url = await stack.enter_async_context(listening(host.services))
-        swarm = Swarm(boxes, passwords, lines, clock, CONNECTS_PER_S, options.seed)
-        demo = Demo(host, swarm, new, clock, url)
-        demo.tasks = [asyncio.create_task(host.run()), asyncio.create_task(demo.swarm.run())]
-        try:
-            await demo.all_connected()
-            say(f"connected to the broker on port {broker.port}; time runs {clock.factor:g}-fold")
-            yield demo
-        finally:
-            for task in reversed(demo.tasks):
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        settings = _settings(directory, broker.port)
+        stage = Stage(settings, clock, lines, connector, broker)
+        fleet = await stack.enter_async_context(rehearsal(stage, cast))
+        await fleet.heard_from_all(LIMIT_S)
+        say(
+            f"enrolled {options.boxes + len(daemons)} boxes, each with a claim and a key of its own"
+        )
+        say(f"connected to the broker on port {broker.port}; time runs {clock.factor:g}-fold")
+        demo = Demo(fleet, new)
+        for daemon in daemons:
+            body = {"model": NAME, "input": GOLDEN_INPUT}
+            demo.traffic = Traffic(daemon.url, "/v1/embeddings", (body,), ASK_EVERY_S)
+            fleet.beside(demo.traffic.run())
+            say(f"the daemon answers at {daemon.url}; asked {1 / ASK_EVERY_S:g} times a second")
+        yield demo
 
 
 async def run_demo(
@@ -202,15 +169,13 @@ async def run_demo(
 ) -> Phase:
     """The whole demo; the phase the rollout ended in. `stay` hears that it goes on for ever."""
     async with opened(options, say) as demo:
+        say(f"the console is at {demo.fleet.url} ; its token is {await demo.fleet.viewer('demo')}")
         page = await demo.rollout(say)
-        for principal, version in demo.serving().items():
-            say(f"{principal} serves {version}")
-        taken = demo.host.ingest.stats.counts
-        say(f"{taken['rows']} rows of telemetry and {taken['reports']} reports were taken in")
+        await demo.summary(say)
         if stay is not None:
-            stay(f"it goes on at {demo.url} with the token {await demo.token()}; Ctrl-C ends it")
+            stay("it goes on, for you to look at the console; Ctrl-C ends it")
             while True:
-                await demo.wait(3600.0)
+                await demo.fleet.wait(3600.0)
         return page.phase
 
 
@@ -239,17 +204,20 @@ class _Progress:
         self._waves = waves
 
 
-def _settings(directory: Path, port: int) -> FleetSettings:
+def _settings(directory: Path, broker_port: int) -> FleetSettings:
+    api_port = free_port()
     return FleetSettings.model_validate(
         {
             "state": {"dir": directory / "state"},
             "database": {"url": f"sqlite:///{directory / 'fleet.db'}"},
-            "api": {"port": 0},
-            "broker": {"port": port, "public_port": port, "user": CONTROL},
+            "api": {"port": api_port, "public_url": f"http://127.0.0.1:{api_port}"},
+            "broker": {
+                "port": broker_port, "public_port": broker_port, "user": CONTROL, "mqtt": "3.1.1",
+            },
             "publish": {
                 "repository": directory / "repository",
                 "keys": [directory / "keys" / "online"],
             },
             "ingest": {"commit_wait_ms": 50},
         }
-    )
+    )  # fmt: skip

@@ -87,7 +87,7 @@ class EmbeddedBroker:
     async def _start(self) -> Broker:
         reason = ""
         for _ in range(_TRIES):
-            self.port = _free_port()
+            self.port = free_port()
             name = __name__
             broker = Broker(
                 {
@@ -160,7 +160,8 @@ def _unless_its_own(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
         loop.default_exception_handler(context)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
