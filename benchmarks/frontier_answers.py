@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from edge_runtime.ledger.cost import frontier_cost
+from edge_runtime.ledger.money import NANO
 from edge_runtime.ledger.prices import FrontierPrice
 from edge_runtime.ledger.rows import Tokens
 
@@ -185,8 +186,10 @@ class Meter:
                 self._prefixes.add(digest.hexdigest())
         return Tokens(counted, cached)
 
-    def book(self, tokens: Tokens, *, kind: str, status: int) -> None:
-        """Add one request to the bill."""
+    def book(
+        self, tokens: Tokens, *, kind: str, status: int, call: str = "", client_call: str = ""
+    ) -> None:
+        """Add one request to the bill; `call` is our id of it, `client_call` the client's."""
         nano = frontier_cost(tokens, self.price)
         self.nano += nano
         self.requests += 1
@@ -194,6 +197,9 @@ class Meter:
         self.tokens_cached += tokens.tokens_cached
         self.tokens_out += tokens.tokens_out
         entry = {
+            "id": call,
+            "client_request_id": client_call,
+            "total_cost": nano / NANO,  # a double keeps every nano of an amount of this size
             "in": tokens.tokens_in,
             "cached": tokens.tokens_cached,
             "out": tokens.tokens_out,
@@ -203,6 +209,19 @@ class Meter:
         }
         self.entries.append(entry)
         del self.entries[:-KEPT_ENTRIES]
+
+    def told(self, call: str) -> dict[str, Any] | None:
+        """What one call cost, by either id; None while it is not on the bill."""
+        for entry in reversed(self.entries):
+            if call and call in (entry["id"], entry["client_request_id"]):
+                return {
+                    "id": entry["id"],
+                    "total_cost": entry["total_cost"],
+                    "native_tokens_prompt": entry["in"],
+                    "native_tokens_cached": entry["cached"],
+                    "native_tokens_completion": entry["out"],
+                }
+        return None
 
     def report(self, *, entries: bool) -> dict[str, Any]:
         """The bill as JSON."""

@@ -3,8 +3,9 @@
     python -m benchmarks.frontier_standin --table test.jsonl --port 8099 --wrong 0.03
 
 It answers `POST /v1/chat/completions` from a table of utterances and answers. `GET /bill` is what
-it charged, to the nano-unit (`?entries=1` with every request); `POST /control` changes its
-behaviour while it runs, such as `{"stall": 1.0}`. See `frontier_answers` for the rules.
+it charged, to the nano-unit (`?entries=1` with every request); `GET /v1/generation?id=` what one
+call cost, by its id or the client's (`X-Client-Request-Id`); `POST /control` changes its behaviour
+while it runs, such as `{"stall": 1.0}`. See `frontier_answers` for the rules.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class StandIn:
         """The routes."""
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/generation", self._generation)
         app.router.add_get("/bill", self._bill)
         app.router.add_post("/control", self._control)
         return app
@@ -126,7 +128,7 @@ class StandIn:
             return _error(503, "the model is overloaded", "server_error")
         answer = self.oracle.answer(body, now)
         self.kinds[answer.kind] += 1
-        made = _Made(self.meter.prompt(body), answer, _limit(body))
+        made = _Made(self.meter.prompt(body), answer, _limit(body), f"chatcmpl-{key[:20]}-{nth}")
         try:
             if fault == "stall":
                 await asyncio.sleep(now.stall_s)
@@ -135,7 +137,10 @@ class StandIn:
                 return await self._stream(request, body, made, cut=fault == "cut")
             return await self._whole(request, body, made, fault)
         finally:
-            self.meter.book(made.tokens, kind=answer.kind, status=200)
+            client_call = request.headers.get("X-Client-Request-Id", "")
+            self.meter.book(
+                made.tokens, kind=answer.kind, status=200, call=made.call, client_call=client_call
+            )
 
     async def _whole(
         self, request: web.Request, body: dict[str, Any], made: _Made, fault: str | None
@@ -144,7 +149,7 @@ class StandIn:
         made.given = len(made.pieces)
         message = {"role": "assistant", "content": made.text}
         choice = {"index": 0, "message": message, "finish_reason": made.finish_reason}
-        whole = {**_head(body), "choices": [choice], "usage": made.usage}
+        whole = {**made.head(body), "choices": [choice], "usage": made.usage}
         if fault == "malformed":
             return web.Response(text="<html>200 OK</html>", content_type="text/html")
         if fault == "cut":
@@ -160,7 +165,7 @@ class StandIn:
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        head = _head(body, chunk=True)
+        head = made.head(body, chunk=True)
 
         async def send(delta: dict[str, Any], finish_reason: str | None = None) -> None:
             choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
@@ -181,6 +186,12 @@ class StandIn:
         await response.write_eof()
         return response
 
+    async def _generation(self, request: web.Request) -> web.Response:
+        found = self.meter.told(request.query.get("id", ""))
+        if found is None:
+            return _error(404, "no such generation, or it is not done", "not_found")
+        return web.json_response({"data": found})
+
     async def _bill(self, request: web.Request) -> web.Response:
         report = self.meter.report(entries=request.query.get("entries") == "1")
         return web.json_response(report | {"calls": self.calls, "kinds": dict(self.kinds)})
@@ -196,7 +207,8 @@ class StandIn:
 class _Made:
     """An answer while it is given out; `tokens` is what it costs so far."""
 
-    def __init__(self, prompt: Tokens, answer: Answer, limit: int) -> None:
+    def __init__(self, prompt: Tokens, answer: Answer, limit: int, call: str) -> None:
+        self.call = call
         pieces = tokens_of(answer.text)
         self.pieces = pieces[:limit]
         self.text = "".join(self.pieces)
@@ -207,6 +219,14 @@ class _Made:
     @property
     def tokens(self) -> Tokens:
         return Tokens(self._prompt.tokens_in, self._prompt.tokens_cached, self.given)
+
+    def head(self, body: dict[str, Any], *, chunk: bool = False) -> dict[str, Any]:
+        return {
+            "id": self.call,
+            "object": "chat.completion.chunk" if chunk else "chat.completion",
+            "created": 0,
+            "model": body["model"],
+        }
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -224,15 +244,6 @@ def _limit(body: dict[str, Any]) -> int:
         if isinstance(body.get(name), int):
             return max(1, body[name])
     return 1 << 16
-
-
-def _head(body: dict[str, Any], *, chunk: bool = False) -> dict[str, Any]:
-    return {
-        "id": f"chatcmpl-{fingerprint(body)[:24]}",
-        "object": "chat.completion.chunk" if chunk else "chat.completion",
-        "created": 0,
-        "model": body["model"],
-    }
 
 
 def _event(data: dict[str, Any]) -> bytes:

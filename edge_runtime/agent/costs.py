@@ -32,7 +32,7 @@ log: Final = structlog.get_logger("edge_runtime.agent")
 TOP_LINES: Final = 40
 TOP_BUDGETS: Final = 40
 READ_AT_ONCE: Final = 20_000
-_ATTEMPTS, _OUTCOMES = "ledger_attempts", "ledger_outcomes"
+_ATTEMPTS, _OUTCOMES, _CORRECTIONS = "ledger_attempts", "ledger_outcomes", "ledger_corrections"
 _NAME = TypeAdapter(CostName)
 
 
@@ -67,7 +67,7 @@ class Costs:
     ) -> Costs:
         """From `marks` on, or from now on where there are none. Raises `EdgeError`."""
         if _ATTEMPTS in marks:
-            mark = Mark(marks[_ATTEMPTS], marks.get(_OUTCOMES, 0))
+            mark = Mark(marks[_ATTEMPTS], marks.get(_OUTCOMES, 0), marks.get(_CORRECTIONS, 0))
         else:
             with open_reader(path) as reader:
                 mark = last_booked(reader)
@@ -89,12 +89,21 @@ class Costs:
         def stored() -> None:
             self.mark, self._told = mark, budgets
 
-        return Taken(report, {_ATTEMPTS: mark.attempts, _OUTCOMES: mark.outcomes}, stored)
+        marks = {
+            _ATTEMPTS: mark.attempts,
+            _OUTCOMES: mark.outcomes,
+            _CORRECTIONS: mark.corrections,
+        }
+        return Taken(report, marks, stored)
 
     def _mark(self, reader: sqlite3.Connection) -> Mark:
         """The mark; the beginning when this is another ledger than the one it is of."""
         end = last_booked(reader)
-        behind = end.attempts < self.mark.attempts or end.outcomes < self.mark.outcomes
+        behind = (
+            end.attempts < self.mark.attempts
+            or end.outcomes < self.mark.outcomes
+            or end.corrections < self.mark.corrections
+        )
         return Mark() if behind else self.mark
 
     def _budgets(self, reader: sqlite3.Connection) -> tuple[BudgetState, ...]:

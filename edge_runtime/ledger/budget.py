@@ -160,7 +160,8 @@ def settle(
 ) -> tuple[Change, ...]:
     """Changes that replace the worst case by the real cost.
 
-    `expired_at_nano` is what an expiry booked for it before; None while it is held.
+    `expired_at_nano` is what it was booked at before (by an expiry, or at its worst case until
+    the bill came); None while it is held.
     """
     if actual_nano < 0:
         raise ValueError("a call cannot have cost less than nothing")

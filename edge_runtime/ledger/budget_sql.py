@@ -94,6 +94,22 @@ def settle_reservation(
     return reservation
 
 
+def rebook(connection: sqlite3.Connection, reservation_id: str, actual_nano: int) -> None:
+    """Replace what a settled reservation was booked at, in the windows it was made in.
+
+    One that is forgotten lies in windows no limit looks at any more: nothing is done.
+    """
+    row = connection.execute(
+        "SELECT * FROM reservations WHERE reservation_id = ? AND state = 'settled'",
+        (reservation_id,),
+    ).fetchone()
+    if row is None:
+        return
+    booked = row["booked_nano"]
+    _change(connection, settle(_reservation(row), actual_nano, expired_at_nano=booked))
+    _book(connection, reservation_id, "settled", actual_nano)
+
+
 def expire(connection: sqlite3.Connection, now_us: int, rule: Expiry) -> list[Reservation]:
     """Book reservations whose time is over, by the rule; at most a thousand a call."""
     rows = connection.execute(

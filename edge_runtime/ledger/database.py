@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge_runtime.errors import CapacityError, ConfigError, EngineError
-from edge_runtime.ledger.schema import migrate
+from edge_runtime.ledger.schema import VERSION, migrate
 
 BUSY_TIMEOUT_MS = 5000
 WAL_LIMIT_BYTES = 64 << 20
@@ -56,7 +56,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
 def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that sees one moment of the ledger and cannot write.
 
-    Raises `ConfigError` when there is no such file.
+    Raises `ConfigError` when there is no such file, or one that an older release wrote.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: there is no ledger; name one with --ledger")
@@ -65,6 +65,12 @@ def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
         with explained(path):
             connection.execute("PRAGMA query_only = ON")
             connection.execute("BEGIN")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version < VERSION:
+                raise ConfigError(
+                    f"{path}: the ledger is of an older release; start the daemon once to "
+                    "convert it"
+                )
             yield connection
     finally:
         connection.close()

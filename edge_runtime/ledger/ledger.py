@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from edge_runtime.ledger import budget_sql
+from edge_runtime.ledger import budget_sql, correct_sql
 from edge_runtime.ledger.budget import BOX_SCOPE, Expiry, Limit, Refused, Reservation, Usage, Window
 from edge_runtime.ledger.database import open_writer
 from edge_runtime.ledger.rollup import Retention, coarsen, drop_strays, roll_up
@@ -34,6 +34,7 @@ from edge_runtime.ledger.rows import (
     COMPARISON_FIELDS,
     Attempt,
     Comparison,
+    Correction,
     Outcome,
 )
 from edge_runtime.ledger.writer import GroupWriter
@@ -77,6 +78,14 @@ class LedgerLike(Protocol):
         """Keep the attempt and pay its `frontier_nano` out of the reservation, both or neither.
 
         `ValueError` when the reservation is unknown or settled already.
+        """
+        ...
+
+    def correct(self, correction: Correction) -> Future[int]:
+        """Replace a guessed cost by the real one, in the sums and in the budgets, both or neither.
+
+        The result is the attempt's number. `ValueError` when no open attempt has the call's id:
+        it is corrected already, or summed up.
         """
         ...
 
@@ -189,6 +198,10 @@ class Ledger:
 
         return self._writer.submit(run)
 
+    def correct(self, correction: Correction) -> Future[int]:
+        """See `LedgerLike.correct`."""
+        return self._writer.submit(lambda connection: correct_sql.correct(connection, correction))
+
     def release(self, reservation_id: str) -> Future[None]:
         """See `LedgerLike.release`."""
 
@@ -228,11 +241,7 @@ class Ledger:
 
     def _insert(self, connection: sqlite3.Connection, attempt: Attempt) -> int:
         self._rows_since_upkeep += 1
-        row = connection.execute(
-            _INSERT_ATTEMPT, [getattr(attempt, name) for name in ATTEMPT_FIELDS]
-        )
-        assert row.lastrowid is not None
-        return row.lastrowid
+        return insert_attempt(connection, attempt)
 
     def _after_commit(self, connection: sqlite3.Connection) -> None:
         if self._rows_since_upkeep < UPKEEP_EVERY_ROWS:
@@ -253,6 +262,13 @@ class Ledger:
             coarsen(connection, now, self._retention)
             budget_sql.forget(connection, now)
         return gone
+
+
+def insert_attempt(connection: sqlite3.Connection, attempt: Attempt) -> int:
+    """Append one row inside the caller's transaction; its number."""
+    row = connection.execute(_INSERT_ATTEMPT, [getattr(attempt, name) for name in ATTEMPT_FIELDS])
+    assert row.lastrowid is not None
+    return row.lastrowid
 
 
 def _insert_outcome(connection: sqlite3.Connection, outcome: Outcome) -> int:

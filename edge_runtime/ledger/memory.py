@@ -24,7 +24,7 @@ from edge_runtime.ledger.budget import (
     windows_of,
 )
 from edge_runtime.ledger.ledger import BudgetRules
-from edge_runtime.ledger.rows import Attempt, Comparison, Outcome
+from edge_runtime.ledger.rows import OPEN_SOURCES, Attempt, Comparison, Correction, Outcome
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ class MemoryLedger:
     attempts: list[Attempt] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
+    corrections: dict[str, Correction] = field(default_factory=dict)
     _usage: dict[Window, Usage] = field(default_factory=dict)
     _made: dict[str, Reservation] = field(default_factory=dict)
     _booked: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -74,6 +75,18 @@ class MemoryLedger:
             return self._append(attempt)
 
         return _done(run)
+
+    def correct(self, correction: Correction) -> Future[int]:
+        """See `LedgerLike.correct`."""
+        return _done(lambda: self._correct(correction))
+
+    @property
+    def booked(self) -> list[Attempt]:
+        """The attempts with their corrections."""
+        return [
+            one if (found := self.corrections.get(one.call_id)) is None else found.of(one)
+            for one in self.attempts
+        ]
 
     def release(self, reservation_id: str) -> Future[None]:
         """See `LedgerLike.release`."""
@@ -113,6 +126,23 @@ class MemoryLedger:
         expired_at = booked if state == "expired" else None
         self._change(settle(reservation, actual_nano, expired_at_nano=expired_at))
         self._booked[reservation_id] = ("settled", actual_nano)
+
+    def _correct(self, correction: Correction) -> int:
+        call_id = correction.call_id
+        rows = [
+            number
+            for number, one in enumerate(self.attempts, 1)
+            if one.call_id == call_id and one.money_source in OPEN_SOURCES
+        ]
+        if not rows or call_id in self.corrections:
+            raise ValueError(f"no open attempt has the call id {call_id}")
+        self.corrections[call_id] = correction
+        if call_id in self._booked:
+            _, booked = self._booked[call_id]
+            nano = correction.frontier_nano
+            self._change(settle(self._made[call_id], nano, expired_at_nano=booked))
+            self._booked[call_id] = ("settled", nano)
+        return rows[0]
 
     def _expire(self) -> list[Reservation]:
         now = self.clock()

@@ -68,11 +68,11 @@ def lines(connection: sqlite3.Connection, by: By, since_us: int = 0) -> dict[str
         SELECT {label} AS label, {_SUMMED}, {_MORE} FROM (
             SELECT a.at_us / {US_PER_DAY} AS start_day, {_LABELS}, {_DETAILS},
                 0 AS tasks, 0 AS resolved
-            FROM attempts AS a WHERE a.at_us >= :since_us GROUP BY start_day, {_LABELS}
+            FROM booked AS a WHERE a.at_us >= :since_us GROUP BY start_day, {_LABELS}
             UNION ALL
             SELECT a.at_us / {US_PER_DAY} AS start_day, {_OF_LAST}, {_ZEROS},
                 1 AS tasks, coalesce(v.resolved, 0) AS resolved
-            FROM ({LAST_ATTEMPTS}) AS last JOIN attempts AS a ON a.id = last.id
+            FROM ({LAST_ATTEMPTS}) AS last JOIN booked AS a ON a.id = last.id
             LEFT JOIN verdicts AS v ON v.tenant = a.tenant AND v.task_id = a.task_id
             WHERE a.at_us >= :since_us
             UNION ALL
@@ -112,7 +112,7 @@ def task_costs(
             sum(answered * (tier <> 'frontier') * tokens_cached),
             sum(answered * (tier <> 'frontier') * tokens_out),
             sum(answered * (tier = 'frontier') * frontier_nano)
-        FROM attempts WHERE task_id <> '' AND at_us >= ? GROUP BY tenant, task_id
+        FROM booked WHERE task_id <> '' AND at_us >= ? GROUP BY tenant, task_id
         """,
         (since_us,),
     )

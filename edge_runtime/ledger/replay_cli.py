@@ -50,7 +50,6 @@ from edge_runtime.ledger.replay_queries import (
     idle_nano,
     known,
     requests,
-    require_scores,
     summed_up,
 )
 from edge_runtime.ledger.rows import PPM
@@ -150,7 +149,6 @@ def _answer(
     listed: Prices | None,
     price: FrontierPrice | None,
 ) -> Answer:
-    require_scores(reader)
     price_of = None if listed is None else listed.of
     survey = Survey()
     was = Sums()

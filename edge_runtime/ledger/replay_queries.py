@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edge_runtime.errors import ConfigError
 from edge_runtime.ledger.replay import PriceOf, Row, Scored, Seen, fold
 from edge_runtime.ledger.replay_error import Known, Scores
 from edge_runtime.ledger.rows import US_PER_DAY, ComparedBy, MoneySource, Purpose, Tier, Tokens
-
-FIRST_VERSION = 2  # of the schema: scores and comparisons
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +21,6 @@ class While:
 
     since_us: int
     until_us: int
-
-
-def require_scores(connection: sqlite3.Connection) -> None:
-    """Raises `ConfigError` for a file that an older release wrote."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version < FIRST_VERSION:
-        raise ConfigError("the ledger is of an older release; start the daemon once to convert it")
 
 
 def requests(
@@ -42,7 +32,7 @@ def requests(
         SELECT tenant, request_id, tier, model, model_digest, task, purpose, reason, answered,
             score_ppm, tokens_in, tokens_cached, tokens_out, frontier_nano,
             energy_nano + hardware_nano AS here_nano, saved_nano, money_source
-        FROM attempts WHERE at_us >= ? AND at_us < ? AND purpose <> 'idle'
+        FROM booked WHERE at_us >= ? AND at_us < ? AND purpose <> 'idle'
         ORDER BY tenant, request_id, id
         """,
         (span.since_us, span.until_us),

@@ -5,6 +5,7 @@ Rules
   to `rollups` and deletes them: at no moment does a row count twice or not at all.
 - Scores and comparisons are not summed up: they go with the rows, and with them what a replay
   could say of that time.
+- A row is summed up with its correction; one that comes later finds no row and is refused.
 - A row goes when it is older than `detail_days`, or when more than `max_detail_rows` younger
   ones are kept.
 - A task is counted where its last attempt to serve lies, with the verdict known then. So what
@@ -37,7 +38,7 @@ SUMS = (
     "answered_frontier_nano",
 )  # fmt: skip
 
-# How each sum is made of rows of `attempts AS a`; tasks and resolved come from `LAST_ATTEMPTS`.
+# How each sum is made of rows of `booked AS a`; tasks and resolved come from `LAST_ATTEMPTS`.
 SUM_OF_ROWS = {
     "attempts": "count(*)",
     "requests": "sum(a.attempt = 0 AND a.purpose = 'serve')",
@@ -93,7 +94,7 @@ def roll_up(connection: sqlite3.Connection, now_us: int, keep: Retention) -> int
     labels = ", ".join(f"a.{name}" for name in LABELS)
     rows = connection.execute(
         f"SELECT a.at_us / {US_PER_DAY} AS day, {labels}, {select}, 0 AS tasks, 0 AS resolved "
-        f"FROM attempts AS a WHERE a.id <= ? GROUP BY day, {labels}",
+        f"FROM booked AS a WHERE a.id <= ? GROUP BY day, {labels}",
         (end,),
     ).fetchall()
     tasks = connection.execute(
@@ -103,7 +104,7 @@ def roll_up(connection: sqlite3.Connection, now_us: int, keep: Retention) -> int
         "FROM (SELECT max(b.id) AS id FROM (SELECT DISTINCT tenant, task_id FROM attempts "
         "WHERE id <= ? AND purpose = 'serve' AND task_id <> '') AS t JOIN attempts AS b "
         "ON b.tenant = t.tenant AND b.task_id = t.task_id AND b.purpose = 'serve' "
-        "GROUP BY b.tenant, b.task_id) AS last JOIN attempts AS a ON a.id = last.id "
+        "GROUP BY b.tenant, b.task_id) AS last JOIN booked AS a ON a.id = last.id "
         f"LEFT JOIN {_VERDICTS} AS v ON v.tenant = a.tenant AND v.task_id = a.task_id "
         f"WHERE a.id <= ? GROUP BY day, {labels}",
         (end, end, end),
@@ -120,6 +121,7 @@ def roll_up(connection: sqlite3.Connection, now_us: int, keep: Retention) -> int
         (end, end),
     )
     connection.execute("DELETE FROM comparisons WHERE after_id <= ?", (end,))
+    connection.execute("DELETE FROM corrections WHERE attempt_id <= ?", (end,))
     return connection.execute("DELETE FROM attempts WHERE id <= ?", (end,)).rowcount
 
 

@@ -1,10 +1,12 @@
-"""The ledger's nouns: an attempt, an outcome, and a comparison of two answers.
+"""The ledger's nouns: an attempt, its correction, an outcome, a comparison of two answers.
 
 Rules
 - Numbers are integers of small units (nano-units of money, microjoules, microseconds), so that
   sums are exact in any order, also after old rows were rolled up.
 - `tokens_in` counts the whole prompt; `tokens_cached` is the part of it that was reused.
 - One attempt of a request at most is the one the caller got: `answered`.
+- A row is never changed. What a call really cost, learned later, is a `Correction` beside it;
+  whoever sums money reads the two as one (the view `booked`).
 - A task is a tenant's: the same id under two tenants is two tasks.
 - `score_ppm` is the confidence score of a local answer in millionths; a cached answer keeps the
   score it was made with. `task` is the certified task the score is about, not the caller's.
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from edge_runtime.ledger.money import MAX_NANO
 
@@ -65,6 +67,7 @@ class MoneySource(enum.StrEnum):
     """Where the frontier's part of the money comes from, best first."""
 
     USAGE = "usage"  # the frontier's own usage numbers
+    STATEMENT = "statement"  # the frontier's own money, asked for afterwards or from its statement
     ESTIMATE = "estimate"  # tokens counted here, as when a stream broke off before its usage
     WORST_CASE = "worst_case"  # the reservation of a call whose end nobody saw
     NONE = "none"  # no frontier was called
@@ -77,7 +80,8 @@ class Attempt:
     `attempt` counts from 0 within a request. `model` is `name@version` or the frontier's name;
     `model_digest` is empty for a frontier. `saved_nano` is what a cache hit would have cost.
     `score_ppm` is None and `task` empty where nothing was scored. `tokens_trimmed` were cut from
-    the prompt before it was sent, by estimate; no other number holds them.
+    the prompt before it was sent, by estimate; no other number holds them. `call_id` is ours for
+    one call of a frontier, sent with it and that of its reservation; `remote_id` the frontier's.
     Raises `ValueError` when a number is negative or a text is too long.
     """
 
@@ -110,6 +114,8 @@ class Attempt:
     score_ppm: int | None = None
     task: str = ""
     tokens_trimmed: int = 0
+    call_id: str = ""
+    remote_id: str = ""
 
     def __post_init__(self) -> None:
         for name in _INTEGERS:
@@ -146,9 +152,53 @@ _INTEGERS = (
 )  # fmt: skip
 _TEXTS = (
     "request_id", "task_id", "model", "tenant", "endpoint", "tag", "model_digest",
-    "price_version", "reason", "task",
+    "price_version", "reason", "task", "call_id", "remote_id",
 )  # fmt: skip
 ATTEMPT_FIELDS = tuple(one.name for one in fields(Attempt))
+
+
+OPEN_SOURCES = (MoneySource.WORST_CASE, MoneySource.ESTIMATE)
+"""What may be corrected: money that is not the frontier's own number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """What a call of a frontier really cost, learned after its row was written; once a row.
+
+    `tokens` is None where only the money is known. A source of `NONE` says that nothing was
+    charged.
+    """
+
+    call_id: str
+    at_us: int
+    frontier_nano: int
+    money_source: MoneySource
+    tokens: Tokens | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("at_us", "frontier_nano"):
+            if not 0 <= getattr(self, name) <= MAX_NANO:
+                raise ValueError(f"{name} must be 0 or more and fit 64 bits")
+        if not 0 < len(self.call_id) <= MAX_ID_CHARS:
+            raise ValueError(f"call_id must have 1 to {MAX_ID_CHARS} characters")
+        if self.money_source in OPEN_SOURCES:
+            raise ValueError("a correction is the frontier's own number, not another guess")
+        if self.frontier_nano and self.money_source is MoneySource.NONE:
+            raise ValueError("frontier_nano needs a money_source: who counted the tokens?")
+
+    def of(self, attempt: Attempt) -> Attempt:
+        """The attempt as it counts from now on."""
+        tokens = self.tokens or Tokens(
+            attempt.tokens_in, attempt.tokens_cached, attempt.tokens_out
+        )
+        return replace(
+            attempt,
+            tokens_in=tokens.tokens_in,
+            tokens_cached=tokens.tokens_cached,
+            tokens_out=tokens.tokens_out,
+            frontier_nano=self.frontier_nano,
+            money_source=self.money_source,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """The ledger's tables, and how older files become newer ones.
 
 Rules
-- `attempts`, `outcomes` and `comparisons` are append-only: triggers refuse every update, and
-  every deletion of a row that is not summed up in `rollups` yet.
+- `attempts`, `corrections`, `outcomes` and `comparisons` are append-only: triggers refuse every
+  update, and every deletion of a row that is not summed up in `rollups` yet.
 - Each entry of `MIGRATIONS` takes the schema from its index to the next version, in one
   transaction. They are never edited once released.
 - A file of a newer version than this program knows is refused, not guessed at.
@@ -187,6 +187,50 @@ ALTER TABLE rollups ADD COLUMN tokens_trimmed INTEGER NOT NULL DEFAULT 0
 """
 
 
+# Version 4: what a call really cost, learned after its row was written.
+_CORRECTIONS = """
+ALTER TABLE attempts ADD COLUMN call_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE attempts ADD COLUMN remote_id TEXT NOT NULL DEFAULT '';
+CREATE INDEX attempts_open ON attempts (call_id)
+    WHERE money_source IN ('worst_case', 'estimate') AND call_id <> '';
+CREATE TABLE corrections (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    attempt_id INTEGER NOT NULL UNIQUE,
+    at_us INTEGER NOT NULL,
+    tokens_in INTEGER,               -- NULL: only the money is known
+    tokens_cached INTEGER,
+    tokens_out INTEGER,
+    frontier_nano INTEGER NOT NULL,
+    money_source TEXT NOT NULL
+) STRICT
+"""
+
+_CORRECTED = ("tokens_in", "tokens_cached", "tokens_out", "frontier_nano", "money_source")
+_AS_IT_WAS = (
+    "id", "at_us", "request_id", "task_id", "tier", "model", "attempt", "tenant", "endpoint",
+    "tag", "purpose", "model_digest", "energy_nano", "hardware_nano", "saved_nano",
+    "price_version", "energy_uj", "energy_source", "duration_us", "status", "reason", "answered",
+    "score_ppm", "task", "tokens_trimmed", "call_id", "remote_id",
+)  # fmt: skip
+_BOOKED = (
+    "CREATE VIEW booked AS SELECT "  # noqa: S608  # constants
+    + ", ".join(f"a.{name} AS {name}" for name in _AS_IT_WAS)
+    + ", "
+    + ", ".join(f"coalesce(c.{name}, a.{name}) AS {name}" for name in _CORRECTED)
+    + " FROM attempts AS a LEFT JOIN corrections AS c ON c.attempt_id = a.id"
+)
+
+_CORRECTION_TRIGGERS = (
+    """
+CREATE TRIGGER corrections_no_update BEFORE UPDATE ON corrections
+BEGIN SELECT RAISE(ABORT, 'corrections are append-only'); END""",
+    """
+CREATE TRIGGER corrections_no_delete BEFORE DELETE ON corrections
+WHEN OLD.attempt_id > (SELECT rolled_to FROM rollup_mark)
+BEGIN SELECT RAISE(ABORT, 'corrections are append-only until they are rolled up'); END""",
+)
+
+
 def _statements(script: str) -> tuple[str, ...]:
     return tuple(part for part in script.split(";\n") if part.strip())
 
@@ -195,6 +239,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (*_statements(_ATTEMPTS), *_statements(_ROLLUPS), *_TRIGGERS, *_statements(_BUDGETS)),
     (*_statements(_COMPARISONS), *_COMPARISON_TRIGGERS),
     _statements(_TRIMMED),
+    (*_statements(_CORRECTIONS), _BOOKED, *_CORRECTION_TRIGGERS),
 )
 VERSION = len(MIGRATIONS)
 

@@ -5,6 +5,7 @@ Rules
 - A task counts where its last attempt to serve lies, with the verdict known then. When either
   changes, the next stretch takes it back where it was and counts it where it is: so `tasks` and
   `resolved` of a stretch may be negative.
+- What a call really cost, learned after its row was read, comes as the difference.
 - Attempts and outcomes are numbered without gaps that are filled later, so two numbers are a mark.
 - Rows that were summed up before they were read are not seen again: read more often than days.
 """
@@ -21,10 +22,11 @@ IDLE_TIER = "idle"
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """All attempts and outcomes up to these numbers were read."""
+    """All attempts, outcomes and corrections up to these numbers were read."""
 
     attempts: int = 0
     outcomes: int = 0
+    corrections: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -74,6 +76,15 @@ _ATTEMPTS = f"""
     FROM attempts WHERE id > :a0 AND id <= :a1 GROUP BY 1, 2, 3
 """  # noqa: S608 - a constant of this module
 
+_CORRECTIONS = """
+    SELECT a.endpoint, a.tenant, a.tier, sum(c.frontier_nano - a.frontier_nano) AS frontier_nano,
+        sum(coalesce(c.tokens_in - a.tokens_in, 0)) AS tokens_in,
+        sum(coalesce(c.tokens_cached - a.tokens_cached, 0)) AS tokens_cached,
+        sum(coalesce(c.tokens_out - a.tokens_out, 0)) AS tokens_out
+    FROM corrections AS c JOIN attempts AS a ON a.id = c.attempt_id
+    WHERE c.id > :c0 AND c.id <= :c1 GROUP BY 1, 2, 3
+"""
+
 _LAST = """(SELECT max(id) FROM attempts AS a WHERE a.tenant = t.tenant
     AND a.task_id = t.task_id AND a.purpose = 'serve' AND a.id <= {})"""
 _VERDICT = """(SELECT resolved FROM outcomes AS o WHERE o.tenant = t.tenant
@@ -99,13 +110,13 @@ _TASKS = f"""
 
 def last_booked(connection: sqlite3.Connection) -> Mark:
     """The mark of everything there is now."""
-    attempts, outcomes = (
+    attempts, outcomes, corrections = (
         connection.execute(
             "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", (name,)
         ).fetchone()[0]
-        for name in ("attempts", "outcomes")
+        for name in ("attempts", "outcomes", "corrections")
     )
-    return Mark(attempts, outcomes)
+    return Mark(attempts, outcomes, corrections)
 
 
 def booked_since(
@@ -116,12 +127,18 @@ def booked_since(
     Costs a pass over those rows and some index look-ups for each of their tasks.
     """
     end = last_booked(connection)
-    upto = Mark(min(end.attempts, mark.attempts + limit), min(end.outcomes, mark.outcomes + limit))
+    attempts = min(end.attempts, mark.attempts + limit)
+    # A correction of a row that is not read yet waits for it.
+    corrections = min(end.corrections, mark.corrections + limit)
+    if attempts < end.attempts:
+        corrections = mark.corrections
+    upto = Mark(attempts, min(end.outcomes, mark.outcomes + limit), corrections)
     bounds = {
         "a0": mark.attempts, "a1": upto.attempts, "o0": mark.outcomes, "o1": upto.outcomes,
+        "c0": mark.corrections, "c1": upto.corrections,
     }  # fmt: skip
     found: dict[Group, Booked] = {}
-    for statement in (_ATTEMPTS, _TASKS):
+    for statement in (_ATTEMPTS, _CORRECTIONS, _TASKS):
         for row in connection.execute(statement, bounds):
             group = Group(row["endpoint"], row["tenant"], row["tier"])
             sums = Booked(**{name: row[name] for name in row.keys() if name in NAMES})  # noqa: SIM118

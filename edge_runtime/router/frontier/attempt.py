@@ -3,6 +3,7 @@
 Rules
 - Everything taken is given back in reverse, however the try ends: answer, refusal, timeout, a
   caller who went away, a bug.
+- A bill nobody saw is looked for afterwards (`later`), once its row is written.
 - A try that began is one row of the ledger, also when it failed; one that could not begin (no
   place, no money, breaker) is none.
 """
@@ -10,9 +11,9 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -20,12 +21,16 @@ import structlog
 from edge_runtime.ledger.cost import worst_case_cost
 from edge_runtime.ledger.money import MAX_NANO, NANO
 from edge_runtime.ledger.prices import FrontierPrice
-from edge_runtime.ledger.rows import Attempt, Purpose, Status, Tier, tokens_from_usage
+from edge_runtime.ledger.rows import OPEN_SOURCES, Attempt, Purpose, Status, Tier
 from edge_runtime.router.contract import FrontierCall, FrontierWhy
+from edge_runtime.router.frontier.events import Gathered, SseReader
 from edge_runtime.router.frontier.lane import Lane, Prepared, TryFailed
+from edge_runtime.router.frontier.later import Later, OpenCase
+from edge_runtime.router.frontier.line import Line, Rest
 from edge_runtime.router.frontier.meter import Meter
 from edge_runtime.router.frontier.money import Bill, Denied, Purse, bill
-from edge_runtime.router.frontier.tokens import plausible
+from edge_runtime.router.frontier.tokens import usage_tokens
+from edge_runtime.router.frontier.transport import Transport
 from edge_runtime.router.frontier.verdict import (
     BROKE_OFF,
     CANCELLED,
@@ -45,6 +50,7 @@ class Desk:
     """What all tries share. `price_version` names the list that the lanes' prices are from."""
 
     purse: Purse
+    later: Later
     price_version: str
     wall_us: Callable[[], int]
     meter: Meter
@@ -54,9 +60,11 @@ class Desk:
 class Try:
     """What one try knows while it runs. `bill` is there once it was settled.
 
-    It is paid by the price list it began under.
+    It is paid by the price list it began under. `call_id` is also the id of the money held for
+    it. `rest` is its exchange, once it has one.
     """
 
+    call_id: str
     lane: Lane
     call: FrontierCall
     prepared: Prepared
@@ -68,6 +76,16 @@ class Try:
     first_token_s: float | None = None
     waited_s: float = 0.0
     bill: Bill | None = field(default=None)
+    rest: Rest | None = field(default=None)
+
+    def dial(self, transport: Transport, gathered: Gathered | None = None) -> Rest:
+        """Begin the exchange; `gathered` takes a streamed answer."""
+        settings = self.lane.settings
+        target = replace(self.lane.target, call_id=self.call_id)
+        line = Line(transport, target, self.prepared.payload, self.sent)
+        reader = SseReader(settings.max_event_bytes)
+        self.rest = Rest(line, settings.max_reply_bytes, reader, gathered)
+        return self.rest
 
     def sent(self) -> None:
         """The transport says: the request leaves."""
@@ -80,14 +98,12 @@ class Try:
 
     def bill_of(self, usage: object) -> None:
         """Take the frontier's usage; one that makes no sense counts as none."""
-        if not isinstance(usage, Mapping):
-            return
         try:
-            tokens = tokens_from_usage(usage)
+            tokens = usage_tokens(usage)
         except ValueError as error:
             _log.warning("a bill makes no sense", action="bad_usage", error=str(error))
             return
-        if plausible(tokens):
+        if tokens is not None:
             self.prepared.facts.usage = tokens
 
     @asynccontextmanager
@@ -129,7 +145,9 @@ async def trying(
             price, version = lane.price, desk.price_version  # others may count when it ends
             hold_id = await _hold(desk, lane, call, prepared)
             clock = walk.timing.clock
-            one = Try(lane, call, prepared, clock(), clock, walk.deadline_s, price, version)
+            one = Try(
+                hold_id, lane, call, prepared, clock(), clock, walk.deadline_s, price, version
+            )
             try:
                 yield one
                 verdict = None
@@ -142,7 +160,7 @@ async def trying(
                 verdict = BROKE_OFF  # a bug here, or in a callback: what was sent is still paid
                 raise
             finally:
-                await _settle(desk, one, walk, hold_id, verdict)
+                await _settle(desk, one, walk, verdict)
         except TryFailed as failed:
             verdict = failed.verdict
             raise
@@ -162,8 +180,11 @@ async def _hold(desk: Desk, lane: Lane, call: FrontierCall, prepared: Prepared) 
     return held
 
 
-async def _settle(desk: Desk, one: Try, walk: Walk, hold_id: str, verdict: Verdict | None) -> None:
+async def _settle(desk: Desk, one: Try, walk: Walk, verdict: Verdict | None) -> None:
     lane, facts = one.lane, one.prepared.facts
+    going_on = _goes_on(one, verdict)
+    if one.rest is not None and not going_on:
+        one.rest.line.leave()  # first: what has not left by now never does
     # Only a refusal by status says that nothing will be charged.
     billed = Billed.PERHAPS if verdict is None else verdict.billed
     one.bill = bill(facts, billed, one.price, lane.rate)
@@ -174,7 +195,32 @@ async def _settle(desk: Desk, one: Try, walk: Walk, hold_id: str, verdict: Verdi
     walk.cost_nano += one.bill.nano
     duration_s = walk.timing.clock() - one.started_s
     _measure(desk.meter, one, verdict, duration_s)
-    await desk.purse.settle(hold_id, _row(desk, one, attempt_number, verdict, duration_s))
+    row = _row(desk, one, attempt_number, verdict, duration_s)
+    followed = False
+    try:
+        await desk.purse.settle(one.call_id, row)
+    finally:
+        # Nothing is waited for in here: the caller may be gone, and its task be cancelled again.
+        if one.bill.source in OPEN_SOURCES and lane.settings.settle_s:
+            rest = one.rest if going_on else None
+            followed = desk.later.follows(OpenCase(lane, row, one.price, rest))
+        if going_on and not followed and one.rest is not None:
+            one.rest.line.leave()
+    if one.rest is not None and not followed:
+        await one.rest.line.closed()
+
+
+def _goes_on(one: Try, verdict: Verdict | None) -> bool:
+    """Whether the rest of the answer is worth its wait: it is on its way, and may tell the bill."""
+    facts = one.prepared.facts
+    if one.rest is None or not facts.sent or facts.usage is not None:
+        return False
+    if verdict is None:
+        return False
+    # A stream that is closed costs no more tokens; an answer that comes whole is made anyway.
+    return verdict.why is FrontierWhy.TIMEOUT or (
+        verdict is CANCELLED and one.rest.gathered is None
+    )
 
 
 def _row(desk: Desk, one: Try, number: int, verdict: Verdict | None, duration_s: float) -> Attempt:
@@ -203,6 +249,8 @@ def _row(desk: Desk, one: Try, number: int, verdict: Verdict | None, duration_s:
         reason=call.reason,
         answered=verdict is None and call.purpose is Purpose.SERVE,
         tokens_trimmed=one.prepared.saved_tokens,
+        call_id=one.call_id,
+        remote_id="" if one.rest is None else one.rest.remote_id,
     )
 
 

@@ -110,6 +110,11 @@ class Gathered:
         return told
 
     @property
+    def remote_id(self) -> str:
+        """The frontier's own id of the answer; empty until a chunk told it."""
+        return str(self._head.get("id") or "")
+
+    @property
     def finished(self) -> bool:
         """True when every choice that began has ended."""
         return bool(self._choices) and all(one.finish_reason for one in self._choices.values())

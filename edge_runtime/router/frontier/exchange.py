@@ -3,6 +3,8 @@
 Rules
 - Sizes are bounded, and so is every wait: for the first token, and for the whole.
 - What arrives is counted as it arrives, so that a stream that breaks can still be billed.
+- Giving up leaves the exchange open for whoever wants its bill: `attempt` closes it, or hands it
+  to `later`.
 - Of a stream nothing is given on before its first part of an answer: until then another frontier
   may be asked instead. What came with it, such as the role, then goes first.
 - A stream that lost its end after every choice was finished lacks only its bill: it is whole.
@@ -11,7 +13,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +21,9 @@ import orjson
 
 from edge_runtime.router.contract import Json
 from edge_runtime.router.frontier.attempt import Desk, Try
-from edge_runtime.router.frontier.events import DONE, EventError, Gathered, SseReader
+from edge_runtime.router.frontier.events import DONE, EventError, Gathered
 from edge_runtime.router.frontier.lane import TryFailed
+from edge_runtime.router.frontier.line import Rest
 from edge_runtime.router.frontier.transport import (
     Answer,
     BrokenOffError,
@@ -52,14 +55,17 @@ async def whole(desk: Desk, transport: Transport, one: Try) -> Json:
     settings = one.lane.settings
     async with one.within(settings.total_timeout_s, TOO_SLOW):
         try:
-            async with transport.post(one.lane.target, one.prepared.payload, one.sent) as answer:
-                await _check(desk, one, answer)
-                one.answering()
-                data = await _whole(answer, settings.max_reply_bytes)
+            rest = one.dial(transport)
+            answer = await rest.line.answer()
+            await _check(desk, one, answer)
+            one.answering()
+            data = await rest.whole()
         except NotSentError as error:
             raise TryFailed(_because(NOT_REACHED, error)) from error
         except BrokenOffError as error:
             raise TryFailed(_because(BROKE_OFF, error)) from error
+        except ValueError as error:
+            raise TryFailed(_because(TOO_LARGE, error)) from error
     return _accepted(one, data)
 
 
@@ -69,17 +75,15 @@ async def streamed(
     """Chunks from the first with a part of the answer on; those before come with it."""
     settings = one.lane.settings
     try:
-        async with AsyncExitStack() as stack:
-            async with one.within(settings.first_token_timeout_s, NO_FIRST_TOKEN):
-                answer = await stack.enter_async_context(
-                    transport.post(one.lane.target, one.prepared.payload, one.sent)
-                )
-                await _check(desk, one, answer)
-                one.prepared.facts.began = True
-            chunks = _chunks(one, answer, gathered)
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    yield chunk
+        async with one.within(settings.first_token_timeout_s, NO_FIRST_TOKEN):
+            rest = one.dial(transport, gathered)
+            answer = await rest.line.answer()
+            await _check(desk, one, answer)
+            one.prepared.facts.began = True
+        chunks = _chunks(one, rest, answer, gathered)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
     except NotSentError as error:
         raise TryFailed(_because(NOT_REACHED, error)) from error
     except BrokenOffError as error:
@@ -104,13 +108,6 @@ async def _check(desk: Desk, one: Try, answer: Answer) -> None:
     raise TryFailed(verdict)
 
 
-async def _whole(answer: Answer, limit: int) -> bytes:
-    try:
-        return await read_all(answer, limit)
-    except ValueError as error:
-        raise TryFailed(_because(TOO_LARGE, error)) from error
-
-
 def _accepted(one: Try, data: bytes) -> Json:
     """The answer in `data`, once it is one and the caller takes it. Raises `TryFailed`."""
     try:
@@ -133,12 +130,13 @@ def _accepted(one: Try, data: bytes) -> Json:
     return body
 
 
-async def _chunks(one: Try, answer: Answer, gathered: Gathered) -> AsyncGenerator[Json, None]:
+async def _chunks(
+    one: Try, rest: Rest, answer: Answer, gathered: Gathered
+) -> AsyncGenerator[Json, None]:
     """Parsed events; ends at `[DONE]`. Raises `TryFailed` and `EventError`."""
-    settings, facts = one.lane.settings, one.prepared.facts
-    reader = SseReader(settings.max_event_bytes)
+    facts = one.prepared.facts
     held_back: list[Json] = []
-    told, size = False, 0
+    told = False
     while True:
         try:
             piece = await _next_piece(one, answer, told=told)
@@ -150,10 +148,11 @@ async def _chunks(one: Try, answer: Answer, gathered: Gathered) -> AsyncGenerato
             if gathered.finished:
                 return
             raise BrokenOffError("the stream ended before its answer")
-        size += len(piece)
-        if size > settings.max_reply_bytes:
-            raise TryFailed(_because(TOO_LARGE, f"more than {settings.max_reply_bytes} bytes"))
-        for data in reader.feed(piece):
+        try:
+            rest.count(piece)
+        except ValueError as error:
+            raise TryFailed(_because(TOO_LARGE, error)) from error
+        for data in rest.reader.feed(piece):
             if data.strip() == DONE:
                 if not told:
                     raise EventError("a stream without an answer")

@@ -111,9 +111,13 @@ def event(data: Body) -> bytes:
 
 @dataclass(slots=True)
 class MemoryTransport:
-    """A `Transport` without a network; `requests` holds what was sent, with the frontier's URL."""
+    """A `Transport` without a network; `requests` holds what was sent, with the frontier's URL.
+
+    `told` answers GETs by their URL.
+    """
 
     answer: Callable[[Body], Scripted]
+    told: Callable[[str], Scripted] = lambda _url: fails(404)
     requests: list[tuple[str, Body]] = field(default_factory=list)
     open_now: int = 0
 
@@ -122,7 +126,17 @@ class MemoryTransport:
         """See `Transport.post`."""
         request = orjson.loads(body)
         self.requests.append((target.url, request))
-        found = self.answer(request)
+        async with self._play(self.answer(request), sent) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def get(self, target: Target) -> AsyncIterator[Answer]:
+        """See `Transport.get`."""
+        async with self._play(self.told(target.url), lambda: None) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def _play(self, found: Scripted, sent: Sent) -> AsyncIterator[Answer]:
         self.open_now += 1
         try:
             if found.after_sent:
@@ -172,8 +186,9 @@ class MemoryFrontiers(FrontierPool):
         meter: Meter | None = None,
         capture: CaptureLike | None = None,
         timing: Timing | None = None,
+        told: Callable[[str], Scripted] = lambda _url: fails(404),
     ) -> None:
-        self.transport = MemoryTransport(answer)
+        self.transport = MemoryTransport(answer, told)
         self.ledger = MemoryLedger(lambda: NOW_US) if ledger is None else ledger
         super().__init__(
             {name: memory_settings(name, **(settings or {})) for name in names},

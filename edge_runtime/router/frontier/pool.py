@@ -37,6 +37,7 @@ from edge_runtime.router.frontier.capture import CaptureLike
 from edge_runtime.router.frontier.events import Gathered
 from edge_runtime.router.frontier.exchange import streamed, whole
 from edge_runtime.router.frontier.lane import Lane, TryFailed, target_of
+from edge_runtime.router.frontier.later import MAX_FOLLOWED, Later
 from edge_runtime.router.frontier.meter import Meter, NullMeter
 from edge_runtime.router.frontier.money import Purse
 from edge_runtime.router.frontier.ordering import arranged
@@ -73,11 +74,13 @@ class FrontierPool:
             name: Lane(name, one, prices.of(one.price_key), target_of(name, one), meter)
             for name, one in frontiers.items()
         }
-        places = sum(one.max_concurrent_calls for one in frontiers.values())
-        self._transport = transport or HttpTransport(max_connections=max(1, places))
+        # Calls that are read on for their bill must not stand in the way of new ones.
+        places = sum(one.max_concurrent_calls for one in frontiers.values()) + MAX_FOLLOWED
+        self._transport = transport or HttpTransport(max_connections=places)
         self._timing = timing or Timing(time.monotonic, random.random)
         purse = Purse(ledger, scopes=scopes, wall_us=wall_us)
-        self._desk = Desk(purse, prices.version, wall_us, meter)
+        later = Later(self._transport, ledger.correct, wall_us, self._timing.sleep, meter)
+        self._desk = Desk(purse, later, prices.version, wall_us, meter)
         self._capture = capture
         for lane in self._lanes.values():
             lane.show(self._timing.clock())
@@ -105,8 +108,16 @@ class FrontierPool:
         self._desk.purse.limited(scopes)
 
     async def close(self) -> None:
-        """Close idle connections; calls in progress are the callers' to end first."""
+        """Close idle connections; calls in progress are the callers' to end first.
+
+        Calls that were given up are followed no longer: their rows stay at what was guessed.
+        """
+        await self._desk.later.close()
         await self._transport.close()
+
+    async def settled(self) -> None:
+        """Wait until no call that was given up is followed any more; bounded by the settings."""
+        await self._desk.later.settled()
 
     def names(self) -> tuple[str, ...]:
         """See `FrontierLike.names`."""

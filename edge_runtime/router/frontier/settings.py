@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -142,6 +142,20 @@ class FrontierSettings(Section):
     total_timeout_s: float = Field(
         60.0, gt=0, le=7200, description="Longest a whole answer may take."
     )
+    settle_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="How long the answer of a call that was given up is still read in the "
+        "background, to book what it cost instead of its worst case; 0 hangs up at once.",
+    )
+    usage_url: str | None = Field(
+        None,
+        max_length=2000,
+        description="Address that tells what one call cost, asked where no bill came: `{id}` "
+        "stands for the frontier's id of the call, `{call}` for ours, which it got as "
+        "`X-Client-Request-Id`. Such as `https://openrouter.ai/api/v1/generation?id={id}`.",
+    )
     deadline_failure_s: float = Field(
         10.0,
         gt=0,
@@ -187,16 +201,21 @@ class FrontierSettings(Section):
     @field_validator("base_url")
     @classmethod
     def _safe_address(cls, value: str) -> str:
-        url = urlsplit(value)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError("must be an address such as https://frontier.example/v1")
-        if url.username or url.password or url.query or url.fragment:
-            raise ValueError("must hold no user, password, query or fragment")
-        if url.scheme == "http" and not _on_loopback(url.hostname):
-            raise ValueError(
-                "must be https: prompts and the API key would cross the network in the clear"
-            )
+        if _safe(value).query:
+            raise ValueError("must hold no query")
         return value.rstrip("/")
+
+    @field_validator("usage_url")
+    @classmethod
+    def _names_a_call(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        before = value.split("{", 1)[0]
+        if "{id}" not in value and "{call}" not in value:
+            raise ValueError("must hold {id} or {call}, which stand for the call asked about")
+        if urlsplit(before).netloc != _safe(value).netloc:
+            raise ValueError("must name its host in full")
+        return value
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:
@@ -204,6 +223,8 @@ class FrontierSettings(Section):
             raise ValueError("give api_key_env or api_key_file, not both")
         if self.max_backoff_s < self.backoff_s:
             raise ValueError("max_backoff_s must not be less than backoff_s")
+        if self.usage_url and urlsplit(self.usage_url).netloc != urlsplit(self.base_url).netloc:
+            raise ValueError("usage_url must be on base_url's host: it is sent the same API key")
         return self
 
 
@@ -241,6 +262,19 @@ class CaptureSettings(Section):
         if self.max_segment_bytes < self.max_record_bytes:
             raise ValueError("max_segment_bytes must hold the largest record")
         return self
+
+
+def _safe(value: str) -> SplitResult:
+    url = urlsplit(value)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError("must be an address such as https://frontier.example/v1")
+    if url.username or url.password or url.fragment:
+        raise ValueError("must hold no user, password or fragment")
+    if url.scheme == "http" and not _on_loopback(url.hostname):
+        raise ValueError(
+            "must be https: prompts and the API key would cross the network in the clear"
+        )
+    return url
 
 
 def _on_loopback(host: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from edge_runtime.ledger.rows import Tokens
+from edge_runtime.ledger.rows import Tokens, tokens_from_usage
 
 MESSAGE_TOKENS = 16  # the most a chat template puts around one message
 FIRST_GUESS = 0.3  # tokens a byte of English text, rounded up
@@ -62,9 +62,17 @@ class TokenRate:
         return 0 if bytes_ <= 0 else max(1, round(bytes_ * self.tokens_per_byte))
 
 
-def plausible(tokens: Tokens) -> bool:
-    """Whether a bill can be booked at all."""
-    return tokens.tokens_in <= MAX_USAGE_TOKENS and tokens.tokens_out <= MAX_USAGE_TOKENS
+def usage_tokens(usage: object) -> Tokens | None:
+    """Tokens of a frontier's `usage`; None where it sent none.
+
+    Raises `ValueError` for one that makes no sense and so cannot be booked.
+    """
+    if not isinstance(usage, Mapping):
+        return None
+    tokens = tokens_from_usage(usage)
+    if max(tokens.tokens_in, tokens.tokens_out) > MAX_USAGE_TOKENS:
+        raise ValueError(f"usage tells of more than {MAX_USAGE_TOKENS} tokens")
+    return tokens
 
 
 def _size(value: Any) -> int:

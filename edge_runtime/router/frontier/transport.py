@@ -40,12 +40,17 @@ class BrokenOffError(TransportError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where one frontier is; `key` is its API key, empty for none."""
+    """Where one frontier is; `key` is its API key, empty for none.
+
+    `call_id` is ours for one request: it goes along as `X-Client-Request-Id`, by which the
+    frontier's own books can be searched.
+    """
 
     url: str
     key: str = field(default="", repr=False)
     connect_timeout_s: float = 5.0
     ca_file: str | None = None
+    call_id: str = ""
 
 
 class Answer(Protocol):
@@ -73,6 +78,10 @@ class Transport(Protocol):
         self, target: Target, body: bytes, sent: Sent
     ) -> contextlib.AbstractAsyncContextManager[Answer]:
         """POST JSON; entering waits for the headers. Raises `NotSentError` or `BrokenOffError`."""
+        ...
+
+    def get(self, target: Target) -> contextlib.AbstractAsyncContextManager[Answer]:
+        """GET; entering waits for the headers. Raises as `post` does."""
         ...
 
     async def close(self) -> None:
@@ -121,17 +130,33 @@ class HttpTransport:
     ) -> None:
         await self.close()
 
-    @contextlib.asynccontextmanager
-    async def post(self, target: Target, body: bytes, sent: Sent) -> AsyncIterator[Answer]:
+    def post(
+        self, target: Target, body: bytes, sent: Sent
+    ) -> contextlib.AbstractAsyncContextManager[Answer]:
         """See `Transport.post`."""
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        return self._exchange("POST", target, body, sent)
+
+    def get(self, target: Target) -> contextlib.AbstractAsyncContextManager[Answer]:
+        """See `Transport.get`."""
+        return self._exchange("GET", target, None, lambda: None)
+
+    @contextlib.asynccontextmanager
+    async def _exchange(
+        self, method: str, target: Target, body: bytes | None, sent: Sent
+    ) -> AsyncIterator[Answer]:
+        headers = {"Accept-Encoding": "identity"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if target.call_id:
+            headers["X-Client-Request-Id"] = target.call_id
         if target.key:
             headers["Authorization"] = f"Bearer {target.key}"
         timeout = aiohttp.ClientTimeout(
             total=None, connect=target.connect_timeout_s, sock_connect=target.connect_timeout_s
         )
         try:
-            response = await self._open().post(
+            response = await self._open().request(
+                method,
                 target.url,
                 data=body,
                 headers=headers,

@@ -38,15 +38,15 @@ import os, sys
 from pathlib import Path
 from edge_runtime.ledger.budget import Limit, Period, Refused
 from edge_runtime.ledger.ledger import Ledger
-from edge_runtime.ledger.rows import Attempt, MoneySource, Tier
+from edge_runtime.ledger.rows import Attempt, Correction, MoneySource, Tier
 
 root, synchronous, turns = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 acks = os.open(root / "acks", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 limits = [Limit("box", Period.DAY, LIMIT_NANO)]
 
-def paid(name, nano):
+def paid(name, nano, source=MoneySource.USAGE):
     return Attempt(at_us=NOW, request_id=name, task_id=name, tier=Tier.FRONTIER, model="big",
-                   frontier_nano=nano, money_source=MoneySource.USAGE)
+                   frontier_nano=nano, money_source=source, call_id=name)
 
 def ack(text):
     os.write(acks, (text + "\\n").encode())
@@ -65,9 +65,16 @@ for turn in range(turns):
                 ack(f"refused call-{name}")
                 continue
             ack(f"held call-{name}")
-            if number != 1:  # one call in three is never settled
+            if number == 0:  # one call in three is never settled, one at its worst case first
                 ledger.settle(f"call-{name}", paid(f"call-{name}", 700)).result()
                 ack(f"settled call-{name}")
+            if number == 2:
+                worst = paid(f"call-{name}", 1000, MoneySource.WORST_CASE)
+                ledger.settle(f"call-{name}", worst).result()
+                ack(f"settled call-{name}")
+                ledger.correct(Correction(call_id=f"call-{name}", at_us=NOW, frontier_nano=300,
+                                          money_source=MoneySource.USAGE)).result()
+                ack(f"corrected call-{name}")
 """.replace("NOW", str(NOW)).replace("LIMIT_NANO", str(LIMIT_NANO))
 
 
@@ -238,7 +245,10 @@ def wrongs(path: Path, told: list[str]) -> list[str]:
         connection.execute("PRAGMA synchronous = OFF")  # nobody pulls the plug a second time
         try:
             check(connection)
-            rows = {one[0] for one in connection.execute("SELECT request_id FROM attempts")}
+            rows = {
+                one[0]: one[1]
+                for one in connection.execute("SELECT request_id, frontier_nano FROM booked")
+            }
             states = dict(
                 connection.execute("SELECT reservation_id, state FROM reservations").fetchall()
             )
@@ -252,12 +262,18 @@ def wrongs(path: Path, told: list[str]) -> list[str]:
                 found.append(f"{name} was acknowledged and is lost")
             if word == "held" and name not in states:
                 found.append(f"{name} was reserved and is forgotten")
+        corrected = {one.split()[1] for one in told if one.startswith("corrected")}
+        found += [f"{name} was corrected and is not" for name in corrected
+                  if rows.get(name) != 300]  # fmt: skip
+        booked = sum(nano for name, nano in rows.items() if name in states)
+        window = window_of("box", Period.DAY, NOW)
+        used = budget_sql.usage_of(connection, [window]).get(window, Usage())
+        if used.spent_nano != booked:
+            found.append(f"budgets say {used.spent_nano}, rows say {booked}")
         found += [f"{name} is held again" for name in settled if states.get(name) != "settled"]
         found += [f"{name} is booked but has no row" for name in states if
                   states[name] == "settled" and name not in rows]  # fmt: skip
         found += [f"{one} does not add up" for one in budget_sql.audit(connection)]
-        window = window_of("box", Period.DAY, NOW)
-        used = budget_sql.usage_of(connection, [window]).get(window, Usage())
         if used.total_nano > LIMIT_NANO:
             found.append(f"{used} passes the limit")
         return found
@@ -265,7 +281,7 @@ def wrongs(path: Path, told: list[str]) -> list[str]:
 
 def test_no_power_cut_loses_what_was_acknowledged(recorder: Path, tmp_path: Path) -> None:
     recording = record(recorder, tmp_path, "FULL", turns=2)
-    assert len(recording.acks) == 16
+    assert len(recording.acks) == 18
     looked_at = 0
     for made, disk in disks_after_a_crash(recording, range(1)):
         told = [word for at, word in recording.acks if at <= made]

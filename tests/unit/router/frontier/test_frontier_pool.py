@@ -438,7 +438,7 @@ async def test_a_caller_who_leaves_closes_the_line_and_pays_what_came() -> None:
     (row,) = rows(frontiers)
     assert (row.status, row.tokens_out, row.answered) == (Status.CANCELLED, 2, False)
 
-    frontiers = pool(lambda _body: Scripted(before=Stall()), names=("big",))
+    frontiers = pool(lambda _body: Scripted(before=Stall()), names=("big",), settle_s=0)
     task = asyncio.create_task(frontiers.complete(a_call()))
     for _ in range(10):
         await asyncio.sleep(0)
@@ -546,7 +546,10 @@ async def test_a_call_no_ledger_could_hold_is_refused() -> None:
 
 async def test_calls_in_progress_are_bounded() -> None:
     frontiers = pool(
-        lambda _body: Scripted(before=Stall()), max_concurrent_calls=2, max_queue_s=0.01
+        lambda _body: Scripted(before=Stall()),
+        max_concurrent_calls=2,
+        max_queue_s=0.01,
+        settle_s=0,
     )
     tasks = [asyncio.create_task(frontiers.complete(a_call())) for _ in range(5)]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -49,7 +49,7 @@ def test_an_address_that_keeps_the_key_safe(url: str) -> None:
         ("ftp://api.example", "address such as"),
         ("api.example/v1", "address such as"),
         ("https://user:key@api.example/v1", "no user"),
-        ("https://api.example/v1?key=1", "no user"),
+        ("https://api.example/v1?key=1", "no query"),
     ],
 )
 def test_an_address_that_does_not(url: str, why: str) -> None:

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from edge_runtime.ledger.cost import frontier_cost, worst_case_cost
 from edge_runtime.ledger.prices import FrontierPrice
 from edge_runtime.ledger.rows import MoneySource, Tokens
+from edge_runtime.router.frontier.memory import usage
 from edge_runtime.router.frontier.money import Facts, bill
 from edge_runtime.router.frontier.tokens import (
     TokenRate,
     choices_of,
-    plausible,
     prompt_bound,
     prompt_bytes,
+    usage_tokens,
 )
 from edge_runtime.router.frontier.verdict import Billed
 
@@ -64,9 +65,11 @@ def test_the_rate_follows_the_bills() -> None:
 
 
 def test_a_bill_of_a_thousand_million_tokens_is_a_mistake() -> None:
-    assert plausible(Tokens(10**9, 0, 10**9))
-    assert not plausible(Tokens(10**9 + 1))
-    assert not plausible(Tokens(1, 0, 10**12))
+    assert usage_tokens(usage(10**9, 0, 10**9)) == Tokens(10**9, 0, 10**9)
+    for tokens_in, tokens_out in ((10**9 + 1, 0), (1, 10**12)):
+        with pytest.raises(ValueError, match="more than"):
+            usage_tokens(usage(tokens_in, 0, tokens_out))
+    assert usage_tokens(None) is None
 
 
 def facts(**known: Any) -> Facts:
