@@ -142,23 +142,42 @@ def _read(path: Path) -> dict[str, Any]:
 
 def settings_toml(settings: BaseModel) -> str:
     """Every setting as TOML; `SettingsLoader.load` reads it back to the same settings."""
-    data = settings.model_dump(mode="json", exclude_none=True)
+    return toml_text(settings.model_dump(mode="json", exclude_none=True))
+
+
+def toml_text(data: Mapping[str, Any]) -> str:
+    """A document of tables, texts, numbers, booleans and lists as TOML.
+
+    Raises `ValueError` for what TOML has not, such as null.
+    """
     lines: list[str] = []
-    for section, values in data.items():
-        _write_table(lines, section, values)
+    _write_table(lines, "", data)
     return "\n".join(lines) + "\n"
 
 
 def _write_table(lines: list[str], path: str, values: Mapping[str, Any]) -> None:
-    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    if plain:
-        lines += ([""] if lines else []) + [f"[{path}]"]
-        # JSON's strings, numbers, booleans and lists of them are TOML's too
-        lines += [f"{_toml_key(key)} = {json.dumps(value)}" for key, value in plain.items()]
+    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    if plain or not values:
+        head = [f"[{path}]"] if path else []
+        lines += ([""] if lines else []) + head
+        lines += [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in plain.items()]
     for key, value in values.items():
-        if isinstance(value, dict):
-            _write_table(lines, f"{path}.{_toml_key(key)}", value)
+        if isinstance(value, Mapping):
+            _write_table(lines, f"{path}.{_toml_key(key)}" if path else _toml_key(key), value)
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, Mapping):
+        pairs = (f"{_toml_key(str(key))} = {_toml_value(one)}" for key, one in value.items())
+        return "{ " + ", ".join(pairs) + " }" if value else "{}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r} has no form in TOML")  # noqa: TRY004  # of a document's content
+    # JSON's texts, numbers and booleans are TOML's too, but for this one character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
 def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
+    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if bare else _toml_value(key)

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from edge_runtime.errors import ConfigError, EdgeError, UsageError
+from edge_runtime.errors import ConfigError, UsageError
+from export_tools.console import reported
+from export_tools.distill.cli import distill
 
 app = typer.Typer(
     name="edge-export",
@@ -59,7 +61,7 @@ def build(  # noqa: PLR0917 - options of a command
     from export_tools.plan import Overrides, parse_task, plan_request
 
     console = Console(stderr=True)
-    with _reported(console):
+    with reported(console):
         overrides = Overrides(
             tuple(variant or ()), name, version, release, licence, parse_task(task), max_context
         )
@@ -85,7 +87,7 @@ def synth(
     from export_tools.synth import synthesize
 
     console = Console(stderr=True)
-    with _reported(console):
+    with reported(console):
         if out.exists():
             raise UsageError(f"{out} exists; remove it or choose another", param="out")
         with RichProgress(console) as progress:
@@ -111,7 +113,7 @@ def train(
 ) -> None:
     """Train the model of a recipe into a checkpoint that `build --checkpoint` takes."""
     console = Console(stderr=True)
-    with _reported(console):
+    with reported(console):
         if importlib.util.find_spec("torch") is None:
             raise ConfigError("training needs torch and transformers: install the `train` extra")
         from export_tools.train.console import run_in_console
@@ -129,7 +131,7 @@ def keygen(
     from export_tools.certify.command import keygen as make_key
 
     console = Console(stderr=True)
-    with _reported(console):
+    with reported(console):
         console.print(f"{out} and {out}.pub: key {make_key(out)[:12]}")
 
 
@@ -170,7 +172,7 @@ def certify(  # noqa: PLR0917 - options of a command
     from export_tools.certify.issue import Terms
 
     console = Console(stderr=True)
-    with _reported(console):
+    with reported(console):
         request = CertifyRequest(
             bundle=bundle,
             variant=variant,
@@ -189,20 +191,7 @@ def certify(  # noqa: PLR0917 - options of a command
         raise typer.Exit(1)
 
 
-class _reported:  # noqa: N801 - reads as a statement
-    """Turns the project's errors into one line and exit code 1."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if isinstance(error, EdgeError):
-            self._console.print(f"error: {error}", style="red", markup=False, highlight=False)
-            raise typer.Exit(1) from error
-
+app.command()(distill)
 
 if __name__ == "__main__":
     app()

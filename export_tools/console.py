@@ -1,10 +1,11 @@
-"""One progress bar on the terminal: what is done, the tensor in work, the time left."""
+"""The terminal: errors as one line, and a bar with what is done and the time left."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Self
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,6 +15,23 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from edge_runtime.errors import EdgeError
+
+
+class reported:  # noqa: N801 - reads as a statement
+    """Turns the project's errors into one line and exit code 1."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if isinstance(error, EdgeError):
+            self._console.print(f"error: {error}", style="red", markup=False, highlight=False)
+            raise typer.Exit(1) from error
 
 
 class RichProgress:

@@ -7,7 +7,8 @@ Rules
   never appended to again: a number used twice would undo the encryption.
 - Header, order and content cannot be altered unseen, nor can a record be taken out of the middle.
   A segment may end early: the last records of a daemon that died are lost, and a record that is
-  there in part is left out.
+  there in part is left out, or refused by a reader that asks for whole segments.
+- `TRAINING_ALLOWED` is true in every record: who trains on one can see that it was allowed.
 - A record is one JSON object of at most `MAX_RECORD_BYTES`; a key file holds 64 hex digits.
 
 Layout::
@@ -51,6 +52,9 @@ LENGTH_BYTES = 4
 TAG_BYTES = 16
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 SUFFIX = ".capture"
+TRAINING_ALLOWED = "training_allowed"
+ANSWER_LOGPROB = "answer_logprob"
+"""Natural logarithm of the probability of the whole answer, where the frontier told it."""
 
 
 def new_key() -> str:
@@ -105,15 +109,18 @@ class SegmentWriter:
         return len(sealed).to_bytes(LENGTH_BYTES, "big") + sealed
 
 
-def read_segment(path: Path, key: bytes) -> Iterator[dict[str, Any]]:
+def read_segment(path: Path, key: bytes, *, whole: bool = False) -> Iterator[dict[str, Any]]:
     """The records of one segment, in order. Costs no more memory than the largest.
 
-    Raises `BundleError` when it is no segment, of another key, or was altered.
+    Raises `BundleError` when it is no segment, of another key, or was altered; with `whole` also
+    when it ends within a record, after the records before that one.
     """
     name = path.name
     with path.open("rb") as file:
         header = file.read(HEADER_BYTES)
         if len(header) < HEADER_BYTES and MAGIC.startswith(header[: len(MAGIC)]):
+            if whole:
+                raise BundleError(name, "ends within its header")
             return  # a daemon died while it began
         if not header.startswith(MAGIC):
             raise BundleError(name, "is no segment of captured answers")
@@ -121,7 +128,7 @@ def read_segment(path: Path, key: bytes) -> Iterator[dict[str, Any]]:
         if header[len(MAGIC) + ID_BYTES :] != key_id(key):
             raise BundleError(name, "was written with another key")
         cipher = _cipher_of(key, segment_id)
-        number = 0
+        number, end = 0, HEADER_BYTES
         while (sealed := _next_record(file, name)) is not None:
             try:
                 plain = cipher.decrypt(_nonce(number), sealed, header)
@@ -133,7 +140,10 @@ def read_segment(path: Path, key: bytes) -> Iterator[dict[str, Any]]:
             if not isinstance(record, dict):
                 raise BundleError(name, f"record {number} is no object")
             number += 1
+            end = file.tell()
             yield record
+        if whole and path.stat().st_size > end:
+            raise BundleError(name, f"ends within record {number}; the {number} before are whole")
 
 
 def read_folder(folder: Path, key: bytes) -> Iterator[dict[str, Any]]:

@@ -80,7 +80,7 @@ def content_of(body: Json) -> str:
 def read_label(escalation: Escalation, labels: Sequence[str], body: Json) -> LabelAnswer:
     """The label a chat answer names. Raises `NoLabelError` saying what is wrong with it."""
     try:
-        said = _said(escalation, content_of(body)).strip()
+        said = said_label(escalation, content_of(body))
     except ValueError as error:
         raise NoLabelError(str(error)) from error
     scope = escalation.out_of_scope
@@ -104,9 +104,10 @@ def label_problem(escalation: Escalation, labels: Sequence[str], body: Json) -> 
     return None
 
 
-def _said(escalation: Escalation, content: str) -> str:
+def said_label(escalation: Escalation, content: str) -> str:
+    """The label that an answer's text names, known or not. Raises `ValueError` for none."""
     if escalation.parser == "label-text/1":
-        return content
+        return content.strip()
     try:
         value = json.loads(content)
     except ValueError as error:
@@ -114,7 +115,7 @@ def _said(escalation: Escalation, content: str) -> str:
     label = value.get("label") if isinstance(value, dict) else None
     if not isinstance(label, str):
         raise ValueError('the answer has no text under "label"')  # noqa: TRY004  # of its content
-    return label
+    return label.strip()
 
 
 def _among(said: str, known: Sequence[str]) -> str | None:

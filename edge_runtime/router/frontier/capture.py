@@ -15,9 +15,10 @@ ones before a power cut may be lost, as nobody was told they were kept.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ import orjson
 import structlog
 
 from edge_runtime.bundle.capture_file import (
+    ANSWER_LOGPROB,
+    TRAINING_ALLOWED,
     SegmentWriter,
     begun_us,
     read_key,
@@ -173,6 +176,7 @@ def _record(
     frontier: str, call: FrontierCall, sent: Json, answer: Json, at_us: int
 ) -> dict[str, Any]:
     choices = answer.get("choices") or [{}]
+    logprob = _logprob(choices[0])
     return {
         "exchange": {
             **{name: sent[name] for name in _KEPT_FIELDS if sent.get(name) is not None},
@@ -187,8 +191,21 @@ def _record(
             "endpoint": call.payer.endpoint,
             "purpose": str(call.purpose),
             "reason": call.reason,
+            TRAINING_ALLOWED: True,  # only such answers are offered; see the rules
+            **({} if logprob is None else {ANSWER_LOGPROB: logprob}),
         },
     }
+
+
+def _logprob(choice: Json) -> float | None:
+    """Of the whole answer; its tokens are not kept: cut up, they would escape the redaction."""
+    told = choice.get("logprobs")
+    tokens = told.get("content") if isinstance(told, Mapping) else None
+    try:
+        found = math.fsum(float(one["logprob"]) for one in tokens or ())
+    except (KeyError, TypeError, ValueError):
+        return None
+    return min(0.0, found) if tokens and math.isfinite(found) else None
 
 
 def _append(path: Path, data: bytes) -> None:

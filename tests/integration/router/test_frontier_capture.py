@@ -62,6 +62,7 @@ async def test_what_the_pool_answered_can_be_read_with_the_key(settings: Capture
             "endpoint": "search",
             "purpose": "serve",
             "reason": "low-confidence",
+            "training_allowed": True,
         }
     ]
     assert settings.directory is not None
@@ -71,6 +72,22 @@ async def test_what_the_pool_answered_can_be_read_with_the_key(settings: Capture
     assert b"tenant-1" not in data
     assert path.stat().st_mode & 0o077 == 0
     assert settings.directory.stat().st_mode & 0o077 == 0
+
+
+def test_of_logprobs_only_their_sum_is_kept(settings: CaptureSettings) -> None:
+    answer = completion("call 555 0100 234")
+    tokens = [{"token": "call", "logprob": -0.25}, {"token": " 555", "logprob": -0.5}]
+    answer["choices"][0]["logprobs"] = {"content": tokens}
+    broken = completion("yes")
+    broken["choices"][0]["logprobs"] = {"content": [{"token": "yes"}]}
+    with Capture(settings, wall_us=lambda: NOW_US) as capture:
+        call = a_call("who")
+        capture.offer("big", call, call.body, answer)
+        capture.offer("big", call, call.body, broken)
+    first, second = records(settings)
+    assert first["answer_logprob"] == -0.75
+    assert "555" not in str(first)
+    assert "answer_logprob" not in second
 
 
 def test_segments_are_bounded_and_the_oldest_go(tmp_path: Path) -> None:

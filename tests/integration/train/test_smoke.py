@@ -10,9 +10,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from export_tools.distill.command import DistillRequest, distill
 from export_tools.train import RecipeError, train
 from export_tools.train.assistant_format import END, answer_parts
 from export_tools.train.loop import STATE_FILE, Tick
+from tests.support.captures import asked, captured
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default::DeprecationWarning")]
 
@@ -165,3 +167,34 @@ def test_the_classifier_learns_its_labels_and_loads(repository: Path, tmp_path: 
     labels = {json.loads(row)["intent"] for row in rows}
     assert set(model.config.id2label.values()) == labels
     assert model.config.num_labels == 10
+
+
+def test_a_doubtful_label_is_shared_with_the_others() -> None:
+    import torch
+
+    from export_tools.train.classifier import soft_targets
+
+    rows = soft_targets(torch.tensor([2, 0]), torch.tensor([1.0, 0.7]), 4)
+    assert torch.allclose(rows, torch.tensor([[0, 0, 1, 0], [0.7, 0.1, 0.1, 0.1]]))
+
+
+def test_a_student_learns_from_what_was_captured(repository: Path, tmp_path: Path) -> None:
+    rows = [
+        json.loads(row)
+        for row in (repository / "tests/data/clinc150/train.jsonl").read_text("utf-8").splitlines()
+    ]
+    exchanges = [asked(row["text"], row["intent"]) for row in rows]
+    for one in exchanges[::2]:  # half of them say how sure they were
+        choice = one["answer"]["choices"][0]
+        choice["logprobs"] = {"content": [{"token": "x", "logprob": -0.1}]}
+    folder, key = captured(tmp_path, exchanges)
+    student = tmp_path / "student"
+    distill(DistillRequest((folder,), key, student))
+    base = _tiny_encoder(tmp_path / "base", [row["text"] for row in rows])
+    recipe, out = student / "recipe.toml", tmp_path / "checkpoint"
+    result = train(recipe, student / "data", out, smoke=True, device="cpu", base=base)
+    assert result.epoch_losses[-1] < result.epoch_losses[0]
+    report = json.loads((out / "train_report.json").read_text("utf-8"))
+    told = json.loads((student / "report.json").read_text("utf-8"))
+    assert report["rows"] == {name: told["rows"][name] for name in ("train", "dev", "heldout")}
+    assert report["heldout"]["examples"] > 0

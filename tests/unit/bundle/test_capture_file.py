@@ -87,6 +87,20 @@ def test_a_segment_may_end_anywhere_but_not_lose_its_middle(path: Path) -> None:
         list(read_segment(path, KEY))
 
 
+def test_who_asks_for_a_whole_segment_is_told_where_it_ends(path: Path) -> None:
+    data = segment(RECORDS)
+    path.write_bytes(data)
+    assert list(read_segment(path, KEY, whole=True)) == RECORDS
+    found = []
+    for cut, why in ((1, "within record 2; the 2 before are whole"), (len(data) - 3, "its header")):
+        path.write_bytes(data[:-cut])
+        with pytest.raises(BundleError, match=why):
+            found += list(read_segment(path, KEY, whole=True))
+    path.write_bytes(data[:-1])
+    records = read_segment(path, KEY, whole=True)
+    assert [next(records), next(records)] == RECORDS[:2]
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
