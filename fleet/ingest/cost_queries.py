@@ -147,8 +147,7 @@ def costs(connection: Connection, by: By, *, since_s: float, until_s: float) -> 
 
 def budgets(connection: Connection, *, now_s: float) -> list[Budget]:
     """Budgets as boxes told them last, the fullest first. Reads a small document a box."""
-    now = datetime.fromtimestamp(now_s, UTC)
-    current = {"day": now.strftime("%Y-%m-%d"), "month": now.strftime("%Y-%m")}
+    current = window_names(now_s)
     query = (
         select(box_budgets.c.principal, box_budgets.c.currency, box_budgets.c.budgets)
         .join(boxes, boxes.c.principal == box_budgets.c.principal)
@@ -167,6 +166,12 @@ def budgets(connection: Connection, *, now_s: float) -> list[Budget]:
     ]
     items.sort(key=lambda one: (-one.fullest_share, one.scope, one.period))
     return items[:MAX_LABELS]
+
+
+def window_names(now_s: float) -> dict[str, str]:
+    """What boxes call the day and the month of now."""
+    now = datetime.fromtimestamp(now_s, UTC)
+    return {"day": now.strftime("%Y-%m-%d"), "month": now.strftime("%Y-%m")}
 
 
 _BUDGET_SUMS: Final = ("boxes", "late", "nearly", "full", "limit", "spent", "reserved")

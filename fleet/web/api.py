@@ -23,6 +23,8 @@ ASSETS: Final = {
     "/console/boxes.js": ("boxes.js", "text/javascript"),
     "/console/rollouts.js": ("rollouts.js", "text/javascript"),
     "/console/telemetry.js": ("telemetry.js", "text/javascript"),
+    "/console/cost.js": ("cost.js", "text/javascript"),
+    "/console/plot.js": ("plot.js", "text/javascript"),
 }
 """By path: the file in the package, and its type."""
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from edge_runtime.agent.protocol import BoxState, Failure, FailureCode, FailureKind, Sample
+from fleet.ingest.cost_queries import window_names
 from fleet.ingest.decode import Heard, decode
 from fleet.ingest.rows import HOUR_S, store
 from fleet.registry import boxes, reports
@@ -18,7 +19,7 @@ from fleet.rollout.states import Phase
 from tests.support.fleet import NOW_S, have, item
 from tests.support.fleet_api import Api
 from tests.support.rollouts import ARTEFACT, DIES, GOOD, NEW, REVERTS, World, plan_of
-from tests.support.telemetry import batch, row
+from tests.support.telemetry import batch, budget, cost, cost_line, row
 
 COUNT = 40
 HOURS = 20
@@ -104,9 +105,46 @@ def _telemetry(now_s: float) -> list[Any]:
         for hour in range(HOURS):
             at_s = now_s - (HOURS - hour - 1) * HOUR_S
             amount = 40.0 + 10 * abs(hour - 10) + 3 * number
-            one = row(hour + 1, counts=_counts(amount), clock_s=int(at_s))
+            one = row(
+                hour + 1,
+                counts=_counts(amount),
+                clock_s=int(at_s),
+                cost=_cost(int(amount), number, now_s),
+            )
             found.append(batch(name_of(number), one, clock_s=int(at_s), received_s=at_s))
     return found
+
+
+def _cost(amount: int, number: int, now_s: float) -> Any:
+    """Two owners: one shop whose intents stay here, one desk that talks to a frontier."""
+
+    def line(endpoint: str, owner: str, tier: str, of: int, **sums: int) -> Any:
+        values = {"requests": of, "answered": of, "tasks": of, "resolved": of * 9 // 10}
+        return cost_line(endpoint, owner, tier, **values, **sums)
+
+    lines = (
+        line("intent", "shop", "local", amount, tokens_in=12 * amount, tokens_out=3 * amount,
+             energy_nano=90_000 * amount, energy_uj=1_100_000 * amount),
+        line("intent", "shop", "cache", amount // 4, tokens_in=0, tokens_out=0, energy_nano=0,
+             energy_uj=0, saved_nano=25_000 * amount),
+        line("talk", "desk", "local", amount // 3, tokens_in=60 * amount, tokens_out=20 * amount,
+             energy_nano=220_000 * amount, energy_uj=2_900_000 * amount),
+        line("talk", "desk", "frontier", amount // 8, tokens_in=50 * amount,
+             tokens_out=18 * amount, frontier_nano=650_000 * amount, energy_nano=0, energy_uj=0),
+        line("summary", "desk", "frontier", amount // (4 + number), tokens_in=70 * amount,
+             tokens_out=9 * amount, frontier_nano=400_000 * amount, energy_nano=0, energy_uj=0),
+        cost_line("", "default", "idle", requests=0, answered=0, tasks=0, resolved=0, tokens_in=0,
+                  tokens_out=0, energy_nano=4_000_000, energy_uj=60_000_000),
+    )  # fmt: skip
+    now = window_names(now_s)
+    spent = (4, 9, 10, 2)[number]
+    return cost(
+        *lines,
+        budgets=[
+            budget("box", spent, 10, window=now["day"]),
+            budget("tenant:desk", 3 * spent, 90, period="month", window=now["month"]),
+        ],
+    )
 
 
 def _counts(amount: float) -> tuple[Sample, ...]:

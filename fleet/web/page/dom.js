@@ -52,17 +52,19 @@ export function card(name, value) {
   return box;
 }
 
-function rect(place, className) {
-  const node = document.createElementNS(SVG, "rect");
+export function drawn(tag, place, className) {
+  const node = document.createElementNS(SVG, tag);
   Object.entries(place).forEach(([name, value]) => node.setAttribute(name, value));
-  node.setAttribute("class", className);
+  if (className) node.setAttribute("class", className);
   return node;
 }
+
+const rect = (place, className) => drawn("rect", place, className);
 
 // Parts are [name, count, className]; the whole width stands for `whole`, or for their sum.
 export function bar(parts, whole) {
   const sum = parts.reduce((total, [, count]) => total + count, 0);
-  const scale = 600 / Math.max(1, whole ?? sum);
+  const scale = 600 / ((whole ?? sum) || 1);
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", "0 0 600 14");
   svg.setAttribute("preserveAspectRatio", "none");

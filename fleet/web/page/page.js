@@ -1,5 +1,6 @@
 import { hasToken, setToken, whoAmI } from "./api.js";
 import { filterBoxes, loadBox, loadBoxes, moreBoxes, orderBox } from "./boxes.js";
+import { loadCost } from "./cost.js";
 import { find, setClock } from "./dom.js";
 import { loadFleet } from "./fleet.js";
 import { choose, loadRollout, loadRollouts, order } from "./rollouts.js";
@@ -9,8 +10,9 @@ const POLL_MS = 3000;
 const POLL_SUMS_MS = 60000; // adding up a week of hours costs the control host something
 const VIEWS = {
   fleet: loadFleet, boxes: loadBoxes, box: loadBox,
-  rollouts: loadRollouts, rollout: loadRollout, telemetry: loadTelemetry,
+  rollouts: loadRollouts, rollout: loadRollout, telemetry: loadTelemetry, cost: loadCost,
 };
+const SUMS = ["telemetry", "cost"];
 const TABS = { box: "boxes", rollout: "rollouts" };
 let timer = 0;
 let round = 0;
@@ -75,7 +77,7 @@ async function refresh() {
     }
     say(`no answer: ${error.message}`, true);
   }
-  timer = setTimeout(refresh, name === "telemetry" ? POLL_SUMS_MS : POLL_MS);
+  timer = setTimeout(refresh, SUMS.includes(name) ? POLL_SUMS_MS : POLL_MS);
 }
 
 function onSubmit(id, work) {
@@ -93,8 +95,11 @@ onSubmit("token-form", () => {
 onSubmit("box-filter", filterBoxes);
 onSubmit("rollout-orders", order);
 onSubmit("span-form", () => {});
+onSubmit("cost-form", () => {});
 onSubmit("box-orders", () => {});
-find("hours").addEventListener("change", refresh);
+for (const id of ["hours", "cost-hours", "cost-by", "cost-what"]) {
+  find(id).addEventListener("change", refresh);
+}
 find("boxes-more").addEventListener("click", () => {
   moreBoxes();
   refresh();

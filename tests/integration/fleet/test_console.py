@@ -56,6 +56,7 @@ async def test_fleet_boxes_and_telemetry_are_shown(tmp_path: Path) -> None:
                 look_at_boxes(browser)
                 look_at_a_box(browser)
                 look_at_telemetry(browser)
+                look_at_cost(browser)
                 browser.find_element(By.ID, "leave").click()
                 until(browser, lambda: "a token is needed" in text(browser, "state"))
                 assert browser.execute_script("return sessionStorage.length") == 0
@@ -101,7 +102,7 @@ def look_at_a_box(browser: webdriver.Chrome) -> None:
 
 
 def look_at_telemetry(browser: webdriver.Chrome) -> None:
-    go(browser, "Telemetry and cost", "telemetry-cards")
+    go(browser, "Telemetry", "telemetry-cards")
     cards = text(browser, "telemetry-cards")
     assert "20.0 %" in cards, cards  # from the cache: one of five lookups
     assert "9.1 %" in cards, cards  # escalated: one of eleven questions
@@ -110,6 +111,24 @@ def look_at_telemetry(browser: webdriver.Chrome) -> None:
     assert "100.0 %" in text(browser, "endpoints")
     assert "rapl" in text(browser, "money")
     keep_shot(browser, "fleet-console-telemetry.png")
+
+
+def look_at_cost(browser: webdriver.Chrome) -> None:
+    go(browser, "Cost", "cost-cards")
+    until(browser, lambda: "EUR" in text(browser, "cost-cards"))
+    rows = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#cost-rows tr")]
+    assert [one.split()[0] for one in rows] == ["talk", "summary", "intent", "(idle)"]
+    assert "100.0 %" in rows[1], rows  # every summary was a frontier's
+    assert browser.find_elements(By.CSS_SELECTOR, "#cost-plot rect.s0")
+    assert "t~b2 100.0 %" in text(browser, "budgets-rows")
+    keep_shot(browser, "fleet-console-cost.png")
+    Select(browser.find_element(By.ID, "cost-by")).select_by_visible_text("owner")
+    Select(browser.find_element(By.ID, "cost-what")).select_by_visible_text("share escalated")
+    until(browser, lambda: "desk" in text(browser, "cost-legend"))
+    assert browser.find_elements(By.CSS_SELECTOR, "#cost-plot path.trace")
+    Select(browser.find_element(By.ID, "cost-by")).select_by_visible_text("budget")
+    until(browser, lambda: "tenant:desk" in text(browser, "cost-rows"))
+    assert "may fall under several" in text(browser, "cost-note")
 
 
 async def test_a_rollout_is_read_and_steered(tmp_path: Path) -> None:
