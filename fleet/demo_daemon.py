@@ -111,7 +111,7 @@ class Daemon:
             child = await asyncio.create_subprocess_exec(
                 *PROGRAM, *words, "--config", str(self.config),
                 stdin=asyncio.subprocess.DEVNULL, stdout=sink, stderr=sink,
-                env=_environment(claim), start_new_session=True,
+                env=_environment(self.directory, claim), start_new_session=True,
             )  # fmt: skip
         try:
             yield child
@@ -147,7 +147,13 @@ async def _ended(child: asyncio.subprocess.Process) -> None:
             await child.wait()
 
 
-def _environment(claim: str | None) -> Mapping[str, str]:
-    """Ours, so that it finds the same packages; a claim is for nobody's process list."""
-    own = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+def _environment(directory: Path, claim: str | None) -> Mapping[str, str]:
+    """Ours, so that it finds the same packages; a claim is for nobody's process list.
+
+    Libraries leave files in the folder for temporary ones: it is the daemon's own.
+    """
+    own = {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "TMPDIR": str(directory),
+    }
     return {**os.environ, **own, **({} if claim is None else {"EDGE_CLAIM": claim})}
