@@ -131,6 +131,15 @@ def held(connection: sqlite3.Connection) -> list[Reservation]:
     return [_reservation(row) for row in rows]
 
 
+def unsettled(connection: sqlite3.Connection, since_us: int, before_us: int) -> list[Reservation]:
+    """Reservations made in a while that nobody settled, held or expired."""
+    rows = connection.execute(
+        "SELECT * FROM reservations WHERE state <> 'settled' AND at_us >= ? AND at_us < ?",
+        (since_us, before_us),
+    )
+    return [_reservation(row) for row in rows]
+
+
 def forget(connection: sqlite3.Connection, now_us: int) -> None:
     """Drop reservations and windows that no limit can look at any more."""
     connection.execute(

@@ -36,6 +36,7 @@ from edge_runtime.ledger.options import (
 )
 from edge_runtime.ledger.prices import Prices, load_prices
 from edge_runtime.ledger.queries import By, lines, task_costs
+from edge_runtime.ledger.reconcile_cli import reconcile
 from edge_runtime.ledger.replay_cli import replay
 from edge_runtime.ledger.report import NAMES, Line, Savings, savings
 
@@ -49,12 +50,16 @@ class Per(enum.StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the ledger's commands to the program."""
-    app.command()(cost)
+    costs = typer.Typer(invoke_without_command=True)
+    costs.callback()(cost)
+    costs.command()(reconcile)
+    app.add_typer(costs, name="cost")
     app.command()(breakeven)
     app.command()(replay)
 
 
 def cost(
+    context: typer.Context,
     *,
     config: ConfigFile = None,
     ledger: LedgerFile = None,
@@ -67,6 +72,8 @@ def cost(
     as_json: AsJson = False,
 ) -> None:
     """Say what answers cost, and what answering here saved."""
+    if context.invoked_subcommand is not None:
+        return
     with refusals():
         listed = price_list(prices, override, config)
         # A list of the settings may hold many: then savings wait for --against.
@@ -174,7 +181,10 @@ def _energy_text(total: Line) -> str:
     by_source = ", ".join(f"{uj / 1e6:,.1f} J by {name}" for name, uj in parts if uj)
     text = f"energy: {by_source or 'not known'}; {total.idle_uj / 1e6:,.1f} J of it idle"
     if total.unsettled_nano:
-        text += "\nsome calls are charged at their worst case: nobody saw how they ended"
+        text += (
+            "\nsome calls are charged at their worst case: nobody saw how they ended "
+            "(settle them by the frontier's statement: cost reconcile)"
+        )
     return text
 
 
