@@ -66,15 +66,35 @@ class _Part(BaseModel):
 class Change(_Part):
     """What is rolled out. `digest`: of the bundle, or sha256 of the settings or daemon release.
 
-    `release` and `release_floor` are those that were published; 0 asks for them to be looked up.
+    A plan may name it as `name@version` instead: the digest is looked up when the plan is filed,
+    and stored with it. `release` and `release_floor` are those that were published; 0 asks for
+    them to be looked up.
     """
 
     kind: ItemKind = ItemKind.BUNDLE
     name: Name
-    digest: Sha256
+    version: Annotated[str, Field(pattern=r"^[\x21-\x7e]{0,64}$")] = ""
+    digest: Sha256 | Literal[""] = ""
     release: int = Field(default=0, ge=0)
     release_floor: int = Field(default=0, ge=0)
     delta_fallback: Literal["full", "fail", "wait"] = "full"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_at_version(cls, given: Any) -> Any:
+        """`name = "assistant@2.0.0"` is `name` and `version`."""
+        if not isinstance(given, Mapping) or "@" not in str(given.get("name", "")):
+            return given
+        name, _, version = str(given["name"]).partition("@")
+        if given.get("version", version) != version:
+            raise ValueError(f"name says version {version}, version {given['version']}")
+        return {**given, "name": name, "version": version}
+
+    @model_validator(mode="after")
+    def _is_named(self) -> Self:
+        if not self.digest and not self.version:
+            raise ValueError('name a version (name = "assistant@2.0.0") or a digest')
+        return self
 
     @model_validator(mode="after")
     def _not_below_its_floor(self) -> Self:
