@@ -40,6 +40,7 @@ from fleet.settings import FleetSettings
 log = structlog.get_logger(__name__)
 
 REFRESH_EVERY_S = 600.0
+BROKER_EVERY_S = 86_400.0
 
 
 @dataclass
@@ -70,6 +71,7 @@ class ControlHost:
                 self.engine.run(self.tick_s),
                 self._say_again(),
                 self._keep_fresh(),
+                self._keep_broker(),
             ):
                 tasks.create_task(part)
 
@@ -98,6 +100,15 @@ class ControlHost:
             except EdgeError as error:
                 log.warning("metadata was not signed", action="tuf.failed", error=str(error))
             await asyncio.sleep(REFRESH_EVERY_S)
+
+    async def _keep_broker(self) -> None:
+        """Write the broker's files again once a day: the list of ended certificates ends, too."""
+        while True:
+            await asyncio.sleep(BROKER_EVERY_S)
+            try:
+                await self.services.enrolment.sync()
+            except EdgeError as error:
+                log.warning("broker not in step", action="broker.failed", error=str(error))
 
     def _refresh(self) -> None:
         ring = KeyRing.load(self.settings.publish.keys)

@@ -117,6 +117,11 @@ class BrokerSettings(Section):
         None, description="mosquitto's `password_file`, kept in step. None: somebody else does."
     )
     acl_file: HomePath | None = Field(None, description="mosquitto's `acl_file`.")
+    crl_file: HomePath | None = Field(
+        None,
+        description="mosquitto's `crlfile`: certificates of boxes that hold no more. Goes with "
+        "enrol.mode certificate.",
+    )
     pid_file: HomePath | None = Field(
         None, description="mosquitto's `pid_file`, for telling it to reload."
     )
@@ -133,6 +138,8 @@ class BrokerSettings(Section):
     def _files_go_together(self) -> Self:
         if (self.passwords_file is None) != (self.acl_file is None):
             raise ValueError("passwords_file and acl_file go together")
+        if self.crl_file is not None and self.acl_file is None:
+            raise ValueError("crl_file needs passwords_file and acl_file beside it")
         return self
 
 

@@ -44,9 +44,9 @@ _DAY_S = 86_400.0
 class UntoldBroker:
     """For a broker whose users somebody else keeps: certificates, or a database of its own."""
 
-    async def update(self, passwords: object) -> None:
+    async def update(self, passwords: object, revocations: object = None) -> None:
         """Nothing to do."""
-        del passwords
+        del passwords, revocations
 
 
 def limits_of(settings: FleetSettings) -> Limits:
@@ -88,6 +88,7 @@ def broker_credentials(settings: FleetSettings, secret: RootSecret) -> Credentia
         broker.user,
         mosquitto_hash(control_password(settings, secret)),
         _reload(settings),
+        broker.crl_file,
     )
 
 

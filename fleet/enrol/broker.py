@@ -1,8 +1,10 @@
 """Who may connect to the broker and speak on which topics, as mosquitto's files.
 
 Rules
-- Both files are made from the database, whole, and replaced by rename; a half-written file is
+- All files are made from the database, whole, and replaced by rename; a half-written file is
   never there. After that the broker is told to read them again.
+- Where boxes show certificates, the list of those that were ended is one of the files. A broker
+  that finds its list too old lets nobody in, so the control host signs it again every day.
 - A box may read `want`, `do` and `ack` and write `have`, `link`, `log` and `t/<stream>` under its
   own user name and nowhere else. A broker cannot check the shard in a topic; the receiver does.
 - Many changes in a moment are one write: whoever asks while a write goes on shares the next.
@@ -16,6 +18,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import structlog
@@ -34,8 +37,11 @@ _RELOAD_TIMEOUT_S: Final = 10.0
 class Credentials(Protocol):
     """Where the broker learns who may connect."""
 
-    async def update(self, passwords: Passwords) -> None:
-        """Let in exactly these users from now on. Raises `ConfigError` when that failed."""
+    async def update(self, passwords: Passwords, revocations: str | None = None) -> None:
+        """Let in exactly these users from now on. Raises `ConfigError` when that failed.
+
+        `revocations` is the signed list of ended certificates, where boxes show such.
+        """
 
 
 class MemoryCredentials:
@@ -43,11 +49,12 @@ class MemoryCredentials:
 
     def __init__(self) -> None:
         self.passwords: dict[str, str] = {}
+        self.revocations: str | None = None
         self.updates = 0
 
-    async def update(self, passwords: Passwords) -> None:
+    async def update(self, passwords: Passwords, revocations: str | None = None) -> None:
         """Remember."""
-        self.passwords = dict(passwords)
+        self.passwords, self.revocations = dict(passwords), revocations
         self.updates += 1
 
 
@@ -76,32 +83,39 @@ Reload = Callable[[], Awaitable[None]]
 
 @dataclass
 class MosquittoFiles:
-    """Keeps mosquitto's files in step. `reload` makes it read them again."""
+    """Keeps mosquitto's files in step. `reload` makes it read them again.
+
+    Without `crl_path` ended certificates are in no file: the broker lets them in, and what they
+    say is thrown away by ingest.
+    """
 
     passwords_path: Path
     acl_path: Path
     control_user: str
     control_hash: str
     reload: Reload
-    _latest: dict[str, str] = field(default_factory=dict, init=False)
+    crl_path: Path | None = None
+    _latest: tuple[Passwords, str | None] = field(default=(MappingProxyType({}), None), init=False)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _asked: int = field(default=0, init=False)
     _written: int = field(default=0, init=False)
 
-    async def update(self, passwords: Passwords) -> None:
+    async def update(self, passwords: Passwords, revocations: str | None = None) -> None:
         """Replace the files and reload; returns once what was asked here is in them."""
-        self._latest = {**passwords, self.control_user: self.control_hash}
+        self._latest = ({**passwords, self.control_user: self.control_hash}, revocations)
         self._asked += 1
         mine = self._asked
         async with self._lock:
             if self._written >= mine:
                 return  # a write that began after this call has it already
             covers = self._asked
-            await asyncio.to_thread(self._write, dict(self._latest))
+            await asyncio.to_thread(self._write, *self._latest)
             await self.reload()
             self._written = covers
 
-    def _write(self, passwords: Passwords) -> None:
+    def _write(self, passwords: Passwords, revocations: str | None) -> None:
+        if self.crl_path is not None and revocations is not None:
+            write_atomically(self.crl_path, revocations, 0o644)
         write_atomically(self.acl_path, acl_file(self.control_user))
         write_atomically(self.passwords_path, password_file(passwords))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -148,11 +149,22 @@ def revoke_box(
 
 
 @broker_app.command("config")
-def broker_config(config: Config = None) -> None:
+def broker_config(
+    *,
+    certificate: Annotated[
+        Path | None, typer.Option(help="The broker's certificate: boxes get a listener with TLS.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
+    config: Config = None,
+) -> None:
     """Print a `mosquitto.conf` that fits the settings."""
-    from fleet.enrol.mosquitto import BrokerPlaces, mosquitto_conf
+    from fleet.enrol.mosquitto import BrokerPlaces, Tls, mosquitto_conf
 
-    broker = settings_of(config).broker
+    settings = settings_of(config)
+    broker = settings.broker
+    if (certificate is None) != (key is None):
+        typer.echo("error: --certificate and --key go together", err=True)
+        raise typer.Exit(1)
     if broker.passwords_file is None or broker.acl_file is None:
         typer.echo("error: set broker.passwords_file and broker.acl_file first", err=True)
         raise typer.Exit(1)
@@ -162,6 +174,13 @@ def broker_config(config: Config = None) -> None:
         broker.host, broker.port, broker.passwords_file.absolute(), broker.acl_file.absolute(),
         state, pid.absolute(),
     )  # fmt: skip
+    if certificate is not None and key is not None:
+        tls = Tls(
+            settings.state.dir.absolute() / "ca" / "ca.pem", certificate.absolute(), key.absolute(),
+            settings.enrol.mode == "certificate",
+            None if broker.crl_file is None else broker.crl_file.absolute(), broker.public_port,
+        )  # fmt: skip
+        places = replace(places, tls=tls)
     typer.echo(mosquitto_conf(places), nl=False)
 
 

@@ -14,13 +14,18 @@ MAX_PACKET_BYTES = 128 * 1024
 
 @dataclass(frozen=True)
 class Tls:
-    """Files of a TLS listener. `client_authority`: boxes show certificates of this authority."""
+    """Files of a TLS listener. `client_authority`: boxes show certificates of this authority.
+
+    `port`: a listener of its own for boxes; the plain one beside it is the control host's. None:
+    the one listener is encrypted.
+    """
 
     authority: Path
     certificate: Path
     key: Path
     client_authority: bool = False
     revocations: Path | None = None
+    port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,10 @@ def mosquitto_conf(places: BrokerPlaces) -> str:
 def _tls_lines(tls: Tls | None) -> list[str]:
     if tls is None:
         return []
-    lines = [
-        "",
+    lines = [""]
+    if tls.port is not None:
+        lines += [f"listener {tls.port}", "use_username_as_clientid true"]
+    lines += [
         f"cafile {tls.authority}",
         f"certfile {tls.certificate}",
         f"keyfile {tls.key}",
@@ -81,5 +88,6 @@ def _tls_lines(tls: Tls | None) -> list[str]:
     if tls.client_authority:
         lines += ["require_certificate true", "use_identity_as_username true"]
     if tls.revocations is not None:
-        lines.append(f"crlfile {tls.revocations}")
+        lines += ["# Who is in this list is refused; the control host keeps it.",
+                  f"crlfile {tls.revocations}"]  # fmt: skip
     return lines

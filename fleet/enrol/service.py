@@ -161,7 +161,14 @@ class EnrolmentService:
     async def sync(self) -> None:
         """Bring what the broker knows in step with the database. Raises `ConfigError`."""
         self._behind = True  # until it is done: what failed is done with the next answer
-        await self.broker.update(await self.database.read(credentials.passwords))
+        now_s = self.now()
+        passwords, ended = await self.database.read(
+            lambda c: (credentials.passwords(c), credentials.ended_serials(c, now_s=now_s))
+        )
+        revocations = None
+        if self.authority is not None:
+            revocations = self.authority.revocations(ended, now_s=now_s)
+        await self.broker.update(passwords, revocations)
         self._behind = False
 
     # Inside one transaction.

@@ -40,7 +40,12 @@ def running_mosquitto(tls: Tls | None = None) -> Iterator[RunningBroker]:
         config = folder / "mosquitto.conf"
         config.write_text("user root\n" + mosquitto_conf(places))
         files = MosquittoFiles(
-            places.passwords, places.acl, CONTROL, control, reload_by_signal(places.pid)
+            places.passwords,
+            places.acl,
+            CONTROL,
+            control,
+            reload_by_signal(places.pid),
+            None if tls is None else tls.revocations,
         )
         with service("mosquitto", "--config", str(config), port=port):
             yield RunningBroker(port, folder, files)

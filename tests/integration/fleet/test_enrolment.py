@@ -322,8 +322,10 @@ async def test_certificates_name_the_box_and_nothing_else(
     assert name.value == "acme~box-1"
     assert made.public_key() == box.key.public_key()
     await service.revoke("acme~box-1", actor=OPS)
-    ended = await database.read(lambda c: credentials.ended_serials(c, now_s=NOW_S))
-    crl = x509.load_pem_x509_crl(authority.revocations(ended, now_s=NOW_S).encode())
+    assert isinstance(service.broker, MemoryCredentials)
+    assert service.broker.revocations is not None
+    crl = x509.load_pem_x509_crl(service.broker.revocations.encode())
+    assert crl.is_signature_valid(root.public_key())
     assert crl.get_revoked_certificate_by_serial_number(made.serial_number) is not None
     assert known(service) == {}
 

@@ -18,12 +18,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_runtime.agent.protocol import Channel, topic
 from edge_runtime.bundle.envelope import private_pem
+from fleet.db.database import Database
 from fleet.enrol.ca import open_authority
 from fleet.enrol.mosquitto import Tls
 from fleet.enrol.secrets import mosquitto_hash, mosquitto_verify
-from tests.support.enrol import csr
+from fleet.enrol.service import EnrolmentService, EnrolRules
+from fleet.registry.audit import SYSTEM
+from tests.support.enrol import AskingBox, csr, enrolment_service, new_claim
 from tests.support.mosquitto import CONTROL, CONTROL_PASSWORD, RunningBroker, running_mosquitto
-from tests.support.services import SCRIPT, UNAVAILABLE
+from tests.support.services import SCRIPT, UNAVAILABLE, free_port
 
 MINE, OTHER = "acme~box-1", "acme~box-2"
 PASSWORD = "box-password"
@@ -186,6 +189,65 @@ async def test_a_certificate_is_a_user_name(tmp_path: Path) -> None:
         with pytest.raises((aiomqtt.MqttError, ssl.SSLError, OSError)):
             async with connected(broker.port, MINE, None, tls_context=context, timeout=2) as box:
                 await box.subscribe(topic(MINE, Channel.WANT), qos=1, timeout=1)
+
+
+async def test_an_ended_certificate_is_refused_once_the_broker_was_told(tmp_path: Path) -> None:
+    """Beside the plain listener, as `edge-fleet broker config` writes it."""
+    async with Database.opened(f"sqlite:///{tmp_path}/fleet.db") as database:
+        authority = open_authority(tmp_path / "ca", now_s=_now())
+        server, server_key = authority.for_server(["127.0.0.1"], now_s=_now(), days=2)
+        _write(tmp_path, {"server.pem": server.pem, "server-key.pem": server_key,
+                          "crl.pem": authority.revocations([], now_s=_now())})  # fmt: skip
+        port = free_port()
+        tls = Tls(
+            tmp_path / "ca" / "ca.pem", tmp_path / "server.pem", tmp_path / "server-key.pem",
+            client_authority=True, revocations=tmp_path / "crl.pem", port=port,
+        )  # fmt: skip
+        with running_mosquitto(tls) as broker:
+            service = enrolment_service(
+                database, broker=broker.files, authority=authority, now=_now,
+                rules=EnrolRules(mode="certificate", certificate_days=2),
+            )  # fmt: skip
+            contexts = {
+                name: await _certified(service, tmp_path, name) for name in ("box-1", "box-2")
+            }
+            # The control host itself stays with its password, on the other listener.
+            async with connected(broker.port, CONTROL, CONTROL_PASSWORD):
+                pass
+            for name, context in contexts.items():
+                async with connected(port, f"acme~{name}", None, tls_context=context):
+                    pass
+            await service.revoke(MINE, actor=SYSTEM)
+            async with asyncio.timeout(WAIT_S):  # the broker reads when it next looks up
+                while await _gets_in(port, MINE, contexts["box-1"]):
+                    pass
+            assert await _gets_in(port, OTHER, contexts["box-2"])
+            # A second start of the control host writes the same list again.
+            await service.sync()
+            assert not await _gets_in(port, MINE, contexts["box-1"])
+
+
+async def _certified(service: EnrolmentService, folder: Path, name: str) -> ssl.SSLContext:
+    """Enrol a box; how it connects."""
+    box = AskingBox()
+    secret = await new_claim(service.database, now_s=_now())
+    answer = await service.enrol(box.request(secret, box=name))
+    assert answer.grant is not None
+    assert answer.grant.certificate_pem is not None
+    _write(folder, {f"{name}.pem": answer.grant.certificate_pem,
+                    f"{name}-key.pem": private_pem(box.key).decode()})  # fmt: skip
+    context = ssl.create_default_context(cafile=folder / "ca" / "ca.pem")
+    context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}-key.pem")
+    return context
+
+
+async def _gets_in(port: int, principal: str, context: ssl.SSLContext) -> bool:
+    try:
+        async with connected(port, principal, None, tls_context=context, timeout=2) as box:
+            await box.subscribe(topic(principal, Channel.WANT), qos=1, timeout=2)
+    except (aiomqtt.MqttError, ssl.SSLError, OSError):
+        return False
+    return True
 
 
 def _now() -> float:
