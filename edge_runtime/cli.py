@@ -62,18 +62,19 @@ def serve(config: ConfigFile = None, store: StorePath = None) -> None:
     """Run the daemon until SIGTERM or Ctrl-C; requests in progress may finish."""
     import asyncio
 
-    from edge_runtime.agent.open import open_host_in_fleet
+    from edge_runtime.agent.open import in_fleet
     from edge_runtime.agent.overlay import with_overlays
+    from edge_runtime.agent.trial import guard_start, trial_of
+    from edge_runtime.host import open_host
     from edge_runtime.logs import configure_logs
     from edge_runtime.server.serve import serve as run_server
 
     with _refusals():
-        settings = settings_of(config, store)
-        configure_logs(settings.log)
-        settings = with_overlays(
-            settings, parse_settings, settings.agent.directory(settings.store.path)
-        )
-        asyncio.run(run_server(settings, open_host_in_fleet))
+        own = settings_of(config, store)
+        configure_logs(own.log)
+        asyncio.run(guard_start(trial_of(own)))
+        settings = with_overlays(own, parse_settings, own.agent.directory(own.store.path))
+        asyncio.run(run_server(settings, open_host, join=in_fleet(own, settings)))
 
 
 @app.command()

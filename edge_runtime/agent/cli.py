@@ -62,6 +62,26 @@ def register(app: typer.Typer, load: Load, refusals: Refusals) -> None:
         typer.echo(f"enrolled as {grant.principal}; start or restart the daemon")
 
     @app.command()
+    def rescue(
+        config: Annotated[
+            Path | None,
+            typer.Option("--config", "-c", help="Settings file (TOML).", envvar="EDGE_CONFIG"),
+        ] = None,
+        store: Annotated[
+            Path | None, typer.Option("--store", help="Bundle store; overrides the settings.")
+        ] = None,
+    ) -> None:
+        """Install the former release again when a new one does not come up; the daemon is off."""
+        import asyncio
+
+        from edge_runtime.agent.trial import trial_of
+
+        with refusals():
+            reason = "the service manager says that it did not come up"
+            taken_back = asyncio.run(trial_of(load(config, store)).take_back(reason))
+        typer.echo("the former release is installed" if taken_back else "no release is on trial")
+
+    @app.command()
     def fleet(
         config: Annotated[
             Path | None,

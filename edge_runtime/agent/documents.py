@@ -1,85 +1,154 @@
-"""What activating a settings document or a daemon release means on this box."""
+"""Settings documents: what activating one means on this box.
+
+Rules
+- A document is opened, checked together with the box's own settings and the fleet's other
+  documents, and the daemon's parts prepared for it, before anything counts. One that is refused
+  changes nothing.
+- Then its pointer moves on the disk, then it counts: what a start reads and what runs agree.
+- What cannot change while requests run counts from the next start, and is named in reports.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 import structlog
 
-from edge_runtime.agent.overlay import FOLDER, MAX_BYTES, over_settings, parse_overlay
-from edge_runtime.bundle.canonical import canonical_bytes
-from edge_runtime.bundle.files import Files, exists, make_dirs, write_atomically
+from edge_runtime.agent.overlay import (
+    MAX_BYTES,
+    NONE,
+    SHELF,
+    kept_documents,
+    layered,
+    parse_overlay,
+)
+from edge_runtime.agent.shelf import DocumentShelf, open_documents
+from edge_runtime.bundle.files import Files
 from edge_runtime.config import Settings
 from edge_runtime.config_file import parse_settings
-from edge_runtime.errors import BundleError, EngineError, UsageError
+from edge_runtime.errors import BundleError, ConfigError, EdgeError
 
 log: Final = structlog.get_logger("edge_runtime.agent")
 
-UPDATE_TIMEOUT_S: Final = 1800.0
+
+class SettingsChange(Protocol):
+    """Settings that were checked and may count at once."""
+
+    @property
+    def at_next_start(self) -> tuple[str, ...]:
+        """Keys that cannot change while the daemon runs."""
+
+    def commit(self) -> None:
+        """Let them count from the next request on. On the event loop."""
+
+    async def abort(self) -> None:
+        """Give them up; nothing changed."""
+
+
+class LiveSettings(Protocol):
+    """The serving side of settings. See `router.live.Routing`."""
+
+    async def prepare(self, wanted: Settings) -> SettingsChange:
+        """Check settings as a whole and open what they need. Raises `EdgeError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtNextStart:
+    """For a box whose settings count from the next start only."""
+
+    at_next_start: tuple[str, ...] = ("settings",)
+
+    async def prepare(self, wanted: Settings) -> AtNextStart:
+        """See `LiveSettings`."""
+        return self
+
+    def commit(self) -> None:
+        """Nothing changes while it runs."""
+
+    async def abort(self) -> None:
+        """Nothing was opened."""
 
 
 @dataclass(slots=True)
 class SettingsDocuments:
-    """Opens, checks and keeps settings documents; they count from the daemon's next start.
+    """See the module. `own` are the settings of the box's own file.
 
-    `open_signed` gives the payload of an envelope that a settings key signed. `changed` is told
-    when something new was kept.
+    `open_signed` gives the payload of an envelope that a settings key signed. `waiting` is told
+    when something was kept that counts only from the next start. `at_next_start` names it.
     """
 
-    settings: Settings
+    own: Settings
     open_signed: Callable[[bytes], bytes]
     directory: Path
     files: Files
-    changed: Callable[[], None] = lambda: None
+    live: LiveSettings
+    waiting: Callable[[], None] = lambda: None
+    at_next_start: tuple[str, ...] = ()
 
-    async def apply(self, name: str, path: Path) -> None:
-        """See `shelf.Apply`. Raises `BundleError` for a document that does not fit."""
-        if await asyncio.to_thread(self._apply, name, path):
-            log.info("settings kept", action="settings_kept", name=name)
-            self.changed()
+    async def prepare(self, name: str, path: Path, before: Path | None) -> Settling:
+        """See `shelf.Prepare`. Raises `BundleError` for a document that does not fit."""
+        wanted = await asyncio.to_thread(self._with, name, path)
+        try:
+            return Settling(self, name, await self.live.prepare(wanted))
+        except (EdgeError, OSError) as error:
+            raise BundleError(f"settings {name}", str(error)) from error
 
-    def _apply(self, name: str, path: Path) -> bool:
-        document = parse_overlay(self.open_signed(self.files.read(path, MAX_BYTES + 1)))
-        over_settings(self.settings, parse_settings, document)
-        target = self.directory / FOLDER / f"{name}.json"
-        data = canonical_bytes(document)
-        if exists(self.files, target) and self.files.read(target, MAX_BYTES + 1) == data:
-            return False
-        make_dirs(self.files, target.parent)
-        write_atomically(self.files, target, data)
-        return True
+    def _with(self, name: str, path: Path) -> Settings:
+        data = self.files.read(path, MAX_BYTES + 1)
+        document = parse_overlay(data if data == NONE else self.open_signed(data))
+        documents = kept_documents(self.directory, self.files)
+        _, before = layered(self.own, parse_settings, documents)
+        return self._fitting(name, {**documents, name: document}, before)
+
+    def _fitting(
+        self, name: str, documents: dict[str, dict[str, Any]], before: dict[str, str]
+    ) -> Settings:
+        """The settings with all documents; the new one must fit, and leave the others fitting."""
+        wanted, left_out = layered(self.own, parse_settings, documents)
+        for other, reason in left_out.items():
+            if other == name:
+                raise BundleError(f"settings {name}", reason)
+            if other not in before:
+                raise BundleError(f"settings {name}", f"{other} would not fit any more: {reason}")
+        return wanted
+
+    async def settle(self) -> None:
+        """Let what the pointers name count, after the shelf was put in order at a start."""
+        documents = await asyncio.to_thread(kept_documents, self.directory, self.files)
+        wanted, _ = layered(self.own, parse_settings, documents)
+        try:
+            change = await self.live.prepare(wanted)
+        except (EdgeError, OSError) as error:
+            raise ConfigError(f"the fleet's settings do not count: {error}") from error
+        change.commit()
+        self.at_next_start = change.at_next_start
 
 
 @dataclass(slots=True)
-class Releases:
-    """Hands a verified release of the daemon to the command that installs it."""
+class Settling:
+    """A document that fits, and the daemon's parts prepared for it."""
 
-    command: Sequence[str]
-    timeout_s: float = UPDATE_TIMEOUT_S
+    documents: SettingsDocuments
+    name: str
+    change: SettingsChange
 
-    async def apply(self, name: str, path: Path) -> None:
-        """See `shelf.Apply`: run the command with the name and the folder of the release.
+    async def commit(self) -> None:
+        """The pointer moved: it counts."""
+        self.change.commit()
+        waiting = self.documents.at_next_start = self.change.at_next_start
+        log.info("settings count", action="settings_kept", name=self.name, at_next_start=waiting)
+        if waiting:
+            self.documents.waiting()
 
-        Raises `UsageError` without a command, `BundleError` when it refuses (status 1 to 63),
-        `EngineError` when it fails otherwise or takes too long.
-        """
-        if not self.command:
-            raise UsageError("this box has no agent.update_command to install releases with")
-        process = await asyncio.create_subprocess_exec(
-            *self.command, name, str(path), stdin=asyncio.subprocess.DEVNULL
-        )
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                status = await process.wait()
-        except TimeoutError as error:
-            process.kill()
-            await process.wait()
-            raise EngineError(f"{self.command[0]} took longer than {self.timeout_s} s") from error
-        if 0 < status < 64:
-            raise BundleError(name, f"{self.command[0]} refused it with status {status}")
-        if status:
-            raise EngineError(f"{self.command[0]} failed with status {status}")
+    async def abort(self) -> None:
+        """The pointer did not move."""
+        await self.change.abort()
+
+
+def settings_shelf(directory: Path, files: Files, documents: SettingsDocuments) -> DocumentShelf:
+    """The shelf of settings documents; `directory` is the agent's. Blocks on the disk."""
+    return open_documents(directory / SHELF, files, documents.prepare, origin=NONE)

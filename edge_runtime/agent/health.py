@@ -1,7 +1,7 @@
 """The health of what is on probation, counted from the daemon's own metrics.
 
-Requests and errors are the model's; escalations are the box's, because a route may ask several
-models. What was there before the swap is the measure.
+Requests and errors are the model's, or for settings and daemon releases the box's; escalations
+are the box's, because a route may ask several models. What was there before is the measure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FAILED: Final = tuple(str(status) for status in (500, 502, 504))
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    name: str
+    labels: dict[str, str | tuple[str, ...]]
     begun: Snapshot
     before: Snapshot
 
@@ -30,9 +30,10 @@ class HealthWatch:
     golden: dict[str, bool] = field(default_factory=dict)
     _watched: dict[str, _Watched] = field(default_factory=dict)
 
-    def begin(self, key: str, name: str, now: Snapshot) -> None:
-        """Item `key`, serving as model `name`, was activated (or is watched again) now."""
-        self._watched[key] = _Watched(name, now, self.origin)
+    def begin(self, key: str, model: str | None, now: Snapshot) -> None:
+        """Item `key` was activated (or is watched again) now; as `model`, or for all of them."""
+        labels: dict[str, str | tuple[str, ...]] = {} if model is None else {"model": model}
+        self._watched[key] = _Watched(labels, now, self.origin)
         self.golden.pop(key, None)
         self.origin = now
 
@@ -58,10 +59,10 @@ class HealthWatch:
         def earlier(metric: str) -> int:
             return int(begun.total(metric) - watched.before.total(metric))
 
-        name = watched.name
+        labels = watched.labels
         return HealthFacts(
-            requests=since("edge_http_requests_total", model=name),
-            errors=since("edge_http_requests_total", model=name, status=FAILED),
+            requests=since("edge_http_requests_total", **labels),
+            errors=since("edge_http_requests_total", **labels, status=FAILED),
             routed=since("edge_decisions_total"),
             escalated=since("edge_escalations_total"),
             before_routed=earlier("edge_decisions_total"),

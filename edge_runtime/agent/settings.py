@@ -95,13 +95,24 @@ class AgentSettings(Section):
     update_command: list[str] = Field(
         default_factory=list,
         max_length=32,
-        description="Program that installs a release of the daemon; it gets the release's name "
-        "and folder. Empty: this box takes no releases.",
+        description="Program that installs a release of the daemon, with its arguments; it finds "
+        "version and folder in `EDGE_UPDATE_VERSION` and `EDGE_UPDATE_PATH`. Empty: this box takes "
+        "no releases.",
+    )
+    update_timeout_s: float = Field(
+        1800.0, gt=0, le=86_400, description="Longest time the update command may take."
+    )
+    update_max_starts: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="Starts of a new release that end before it is back in the fleet, after which "
+        "the former one is installed again.",
     )
     restart_for_settings: bool = Field(
         default=False,
-        description="End the daemon in order when settings of the fleet changed; for boxes whose "
-        "service manager starts it again.",
+        description="End the daemon in order when settings of the fleet came that count only from "
+        "the next start; for boxes whose service manager starts it again.",
     )
 
     def directory(self, store: Path) -> Path:

@@ -4,7 +4,8 @@ Rules
 - A shelf per kind, one behaviour: staged whole and durable, activated by an atomic rename of a
   pointer that remembers the one before, reverted the same way.
 - What a pointer says after a crash is what serves; the shelf settles the rest when it opens.
-- A document is applied before its pointer moves: one that is refused changes nothing.
+- A document is prepared, then its pointer moves, then it counts: one that is refused changes
+  nothing. The first of a name can be taken back too: what was there before it is kept as well.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from typing import Protocol
 
 from edge_runtime.agent.contract import Activator
 from edge_runtime.bundle.activation import Committed, Refused
-from edge_runtime.bundle.files import FileKind, Files, exists, make_dirs, remove_tree
+from edge_runtime.bundle.files import (
+    FileKind,
+    Files,
+    exists,
+    make_dirs,
+    remove_tree,
+    write_atomically,
+)
 from edge_runtime.bundle.pointer import Pointer
 from edge_runtime.bundle.pointers import Pointers
 from edge_runtime.bundle.store import Store
@@ -38,6 +46,9 @@ class Holdings:
 
 class Shelf(Protocol):
     """What is held of one kind."""
+
+    def check(self, name: str) -> None:
+        """Refuse a name this box takes nothing for. Raises `UsageError`."""
 
     def holdings(self) -> Holdings:
         """What is there. Blocks on the disk."""
@@ -68,6 +79,9 @@ class BundleShelf:
     root: Path
     min_free_bytes: int
 
+    def check(self, name: str) -> None:
+        """See `Shelf`; the host refuses what it may not serve."""
+
     def holdings(self) -> Holdings:
         """See `Shelf`."""
         free = self.files.free_bytes(self.root) - self.min_free_bytes
@@ -96,8 +110,21 @@ class BundleShelf:
         self.store.garbage_collect(keep)
 
 
-Apply = Callable[[str, Path], Awaitable[None]]
-"""Make a document or release at a path take effect under a name. Raises `EdgeError` to refuse."""
+class Ready(Protocol):
+    """A document or release that can count at once."""
+
+    async def commit(self) -> None:
+        """Its pointer moved: let it count."""
+
+    async def abort(self) -> None:
+        """Its pointer did not move: leave what counts as it was."""
+
+
+Prepare = Callable[[str, Path, Path | None], Awaitable[Ready]]
+"""Check what is at a path for a name, and get ready; the second path is what counts now.
+
+Raises `EngineError` when nobody knows what counts, any other `EdgeError` to refuse.
+"""
 
 
 @dataclass(slots=True)
@@ -105,17 +132,24 @@ class DocumentShelf:
     """Settings documents (files) or daemon releases (directories), by the digest they came as.
 
     Layout: `kept/<digest>`, `active/<name>.json`, `staging/`. Made by `open_documents`.
+    `origin` stands for what a name had before its first document.
     """
 
     root: Path
     files: Files
-    apply: Apply
+    prepare: Prepare
+    origin: bytes
+    check_name: Callable[[str], None]
     min_free_bytes: int = 0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def _pointers(self) -> Pointers:
         return Pointers(self.root / "active", self.files)
+
+    def check(self, name: str) -> None:
+        """See `Shelf`."""
+        self.check_name(name)
 
     def holdings(self) -> Holdings:
         """See `Shelf`."""
@@ -150,8 +184,11 @@ class DocumentShelf:
             if current is not None and current.bundle_digest == digest:
                 return Committed(current)
             if current is None:
-                return await self._switch(Pointer(name=name, bundle_digest=digest))
-            return await self._switch(current.moved_to(digest))
+                origin = await asyncio.to_thread(self._keep_origin)
+                return await self._switch(
+                    Pointer(name=name, bundle_digest=digest, previous=origin), None
+                )
+            return await self._switch(current.moved_to(digest), current)
 
     async def revert(self, name: str) -> Committed | Refused:
         """See `Shelf`."""
@@ -160,12 +197,16 @@ class DocumentShelf:
             target = None if current is None else current.reverted()
             if target is None:
                 return Refused(f"{name}: has nothing to go back to")
-            return await self._switch(target)
+            return await self._switch(target, current)
 
-    async def start(self) -> None:
-        """Make what is active take effect again, after a start."""
-        for name, pointer in (await asyncio.to_thread(self.holdings)).active.items():
-            await self.apply(name, self.directory(pointer.bundle_digest))
+    def _keep_origin(self) -> str:
+        """What was there before the first document, staged; its digest. Blocks on the disk."""
+        digest = hashlib.sha256(self.origin).hexdigest()
+        if exists(self.files, self.directory(digest)):
+            self.files.fsync_dir(self.root / "kept")  # its writer may have been killed before
+        else:
+            write_atomically(self.files, self.directory(digest), self.origin)
+        return digest
 
     def collect(self, keep: frozenset[str]) -> None:
         """See `Shelf`."""
@@ -176,32 +217,43 @@ class DocumentShelf:
             if digest not in needed:
                 remove_tree(self.files, self.directory(digest))
 
-    async def _switch(self, target: Pointer) -> Committed | Refused:
+    async def _switch(self, target: Pointer, current: Pointer | None) -> Committed | Refused:
         path = self.directory(target.bundle_digest)
+        before = current and self.directory(current.bundle_digest)
         if not await asyncio.to_thread(exists, self.files, path):
             return Refused(f"{target.bundle_digest} is not here: stage it first")
         try:
-            await self.apply(target.name, path)
+            ready = await self.prepare(target.name, path, before)
+        except EngineError:
+            raise
         except EdgeError as error:
             return Refused(str(error))
         try:
             await asyncio.to_thread(self._pointers.write, target)
         except OSError as error:
+            await ready.abort()
             raise EngineError(
                 f"the pointer of {target.name} could not be moved: {error}"
             ) from error
+        await ready.commit()
         return Committed(target)
 
 
 def open_documents(
-    root: Path, files: Files, apply: Apply, *, min_free_bytes: int = 0
+    root: Path,
+    files: Files,
+    prepare: Prepare,
+    *,
+    origin: bytes,
+    check: Callable[[str], None] = lambda name: None,
+    min_free_bytes: int = 0,
 ) -> DocumentShelf:
     """The shelf at `root`, made and settled if need be. Blocks on the disk."""
     for name in ("kept", "active", "staging"):
         make_dirs(files, root / name)
     for name in files.listdir(root / "staging"):
         remove_tree(files, root / "staging" / name)
-    shelf = DocumentShelf(root, files, apply, min_free_bytes)
+    shelf = DocumentShelf(root, files, prepare, origin, check, min_free_bytes)
 
     def fault(pointer: Pointer) -> str | None:
         path = shelf.directory(pointer.bundle_digest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -24,10 +24,14 @@ Golden = Callable[[str, str], Awaitable[bool | None]]
 
 @dataclass(slots=True)
 class Watch:
-    """See the module. `snapshot` reads the metrics, `engine_failed` asks the host."""
+    """See the module. `snapshot` reads the metrics, `engine_failed` asks the host.
+
+    `mismatch` says of an item key why what runs is not what was activated.
+    """
 
     snapshot: Callable[[], Snapshot]
     engine_failed: Callable[[], bool] = lambda: False
+    mismatch: Callable[[str], str] = lambda key: ""
     golden: Golden | None = None
     health: HealthWatch = field(default_factory=HealthWatch)
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -40,7 +44,9 @@ class Watch:
 
     def activated(self, record: ItemRecord) -> None:
         """An item serves from now on."""
-        self.health.begin(record.item.key, record.item.name, self.snapshot())
+        item = record.item
+        model = item.name if item.kind is ItemKind.BUNDLE else None
+        self.health.begin(item.key, model, self.snapshot())
 
     def moved(self, record: ItemRecord) -> None:
         """An item changed: begin or end what follows from it."""
@@ -56,7 +62,8 @@ class Watch:
         """What the decider is told; asks nobody while nothing is watched."""
         if not self.health.watches(key):
             return HealthFacts()
-        return self.health.facts(key, self.snapshot(), engine_failed=self.engine_failed())
+        facts = self.health.facts(key, self.snapshot(), engine_failed=self.engine_failed())
+        return replace(facts, mismatch=self.mismatch(key))
 
     def _ask(self, record: ItemRecord) -> None:
         """Ask the golden inputs once more; each checkpoint of a probation does."""

@@ -128,6 +128,7 @@ class Worker:
         return trusted
 
     async def _verify(self, item: WantItem, now_s: int | None) -> Outcome:
+        self.shelves[item.kind].check(item.name)
         await self._trusted(item, now_s)
         floor = self.floors[item.key]
         if item.release < floor:

@@ -72,6 +72,30 @@ def open_envelope(data: bytes, payload_type: str, trusted: TrustedKeys, *, name:
     `name` stands for the document in errors. Raises `BundleError` when the envelope is damaged
     or of another type, when no trusted key signed it, or when such a signature is wrong.
     """
+    payload, signatures = _parsed(data, payload_type, name)
+    message = _pre_authentication(payload, payload_type)
+    for keyid, signature in signatures:
+        if keyid in trusted:
+            try:
+                trusted[keyid].verify(signature, message)
+            except InvalidSignature as error:
+                reason = f"the signature of key {keyid[:12]} does not match: it was altered"
+                raise BundleError(name, reason) from error
+            return payload
+    signers = ", ".join(keyid[:12] for keyid, _ in signatures)
+    raise BundleError(name, f"is signed by {signers}, no key that is trusted here")
+
+
+def kept_payload(data: bytes, payload_type: str, *, name: str) -> bytes:
+    """The payload of an envelope that was opened before it was kept: no signature is looked at.
+
+    Only for bytes whose digest is remembered from then. Raises `BundleError` when it is damaged.
+    """
+    return _parsed(data, payload_type, name)[0]
+
+
+def _parsed(data: bytes, payload_type: str, name: str) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Payload and signatures by key id, nothing of it verified."""
     if len(data) > MAX_ENVELOPE_BYTES:
         raise BundleError(name, f"is larger than {MAX_ENVELOPE_BYTES} bytes")
     try:
@@ -85,17 +109,7 @@ def open_envelope(data: bytes, payload_type: str, trusted: TrustedKeys, *, name:
         raise BundleError(name, f"is no signed document: {error}") from error
     if envelope.payload_type != payload_type:
         raise BundleError(name, f"is a {envelope.payload_type!r:.140}, not a {payload_type}")
-    message = _pre_authentication(payload, payload_type)
-    for keyid, signature in signatures:
-        if keyid in trusted:
-            try:
-                trusted[keyid].verify(signature, message)
-            except InvalidSignature as error:
-                reason = f"the signature of key {keyid[:12]} does not match: it was altered"
-                raise BundleError(name, reason) from error
-            return payload
-    signers = ", ".join(keyid[:12] for keyid, _ in signatures)
-    raise BundleError(name, f"is signed by {signers}, no key that is trusted here")
+    return payload, signatures
 
 
 def key_id(key: Ed25519PublicKey) -> str:

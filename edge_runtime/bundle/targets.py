@@ -135,6 +135,10 @@ class DeltaSet(_Document):
         return canonical_bytes(self.model_dump(mode="json", by_alias=True))
 
 
+RELEASE_FILE = "release.json"
+"""Where a box keeps the `Release` beside its files; none of them may be called so."""
+
+
 class Release(_Document):
     """One release of a program: its files, each a blob."""
 

@@ -33,7 +33,7 @@ from edge_runtime.agent.record import RecordStore
 from edge_runtime.agent.reporter import Reporter
 from edge_runtime.agent.run import Agent
 from edge_runtime.agent.sender import Sender
-from edge_runtime.agent.shelf import BundleShelf, Shelf, open_documents
+from edge_runtime.agent.shelf import BundleShelf, Prepare, Shelf, open_documents
 from edge_runtime.agent.spool import Spool
 from edge_runtime.agent.telemetry import Collector, take_snapshot
 from edge_runtime.agent.watch import Watch
@@ -51,6 +51,21 @@ KEY = Ed25519PrivateKey.generate()
 
 
 @dataclass
+class Noted:
+    """A document that is noted once it counts."""
+
+    applied: list[tuple[str, str]]
+    what: tuple[str, str]
+
+    async def commit(self) -> None:
+        """See `shelf.Ready`."""
+        self.applied.append(self.what)
+
+    async def abort(self) -> None:
+        """See `shelf.Ready`."""
+
+
+@dataclass
 class Rig:
     """What a test holds: the control host's side, and the box's."""
 
@@ -63,6 +78,7 @@ class Rig:
     metrics: Metrics
     applied: list[tuple[str, str]] = field(default_factory=list)
     agent: Agent | None = None
+    prepare: Prepare | None = None
     boots: int = 0
     sent_before: int = 0
     policy: Policy = field(default_factory=lambda: Policy(retry_first_s=0.05, retry_cap_s=0.1))
@@ -133,12 +149,13 @@ class Rig:
         boot, files = f"b-{self.boots}", RealFiles()
         started_s = time.monotonic()
         store = self.host.store
-        documents = open_documents(self.root / "settings", files, self._apply)
+        documents = open_documents(
+            self.root / "settings", files, self.prepare or self._prepare, origin=b"{}"
+        )
         shelves: dict[ItemKind, Shelf] = {
             ItemKind.BUNDLE: BundleShelf(store, self.host, files, self.root, 0),
             ItemKind.SETTINGS: documents,
         }
-        await documents.start()
         records = RecordStore(self.root / "agent", files)
         record = await asyncio.to_thread(records.load, PRINCIPAL)
         worker = Worker(shelves, self.trust, self.fetcher, files, self.root / "incoming")
@@ -180,8 +197,8 @@ class Rig:
             async with self.agent.running():
                 yield self.agent
 
-    async def _apply(self, name: str, path: Path) -> None:
-        self.applied.append((name, path.read_text()))  # noqa: ASYNC240 - a few bytes
+    async def _prepare(self, name: str, path: Path, before: Path | None) -> Noted:
+        return Noted(self.applied, (name, path.read_text()))  # noqa: ASYNC240 - a few bytes
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,8 @@ from edge_runtime.agent.protocol import Failure, FailureCode, FailureKind, Proba
 
 def verdict(rules: ProbationRules, health: HealthFacts, crashes: int) -> Failure | None:
     """Why to take it back, or None. `crashes` are those of the daemon on this probation."""
+    if health.mismatch:
+        return _back(FailureCode.REFUSED, health.mismatch)
     if health.golden_ok is False:
         return _back(FailureCode.GOLDEN, "golden answers went wrong while it served")
     ends = crashes + health.engine_failures

@@ -71,6 +71,7 @@ class HealthFacts:
 
     `escalated` of `routed` answers went to the frontier; `before_*` the same for the bundle
     before it. `engine_failures` are ends of its engine. `golden_ok` None: not asked yet.
+    `mismatch` says why what runs is not what was activated; empty: it is.
     """
 
     requests: int = 0
@@ -81,6 +82,7 @@ class HealthFacts:
     before_escalated: int = 0
     engine_failures: int = 0
     golden_ok: bool | None = None
+    mismatch: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from edge_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edge_runtime.bundle.pack import parse_manifest
 from edge_runtime.bundle.targets import (
     MAX_DOCUMENT_BYTES,
+    RELEASE_FILE,
     DeltaFile,
     parse_delta_set,
     parse_release,
@@ -97,12 +98,15 @@ class Run:
         return part
 
     async def release(self) -> Path:
-        """The folder that holds the files of a release, and nothing else."""
+        """The folder that holds a release: its files and its document, and nothing else."""
         trusted = self._job.trusted
         document = await self.document(trusted.digest, trusted.size)
-        release = parse_release(await asyncio.to_thread(document.read, MAX_DOCUMENT_BYTES))
+        data = await asyncio.to_thread(document.read, MAX_DOCUMENT_BYTES)
+        release = parse_release(data)
         if release.name != self._job.item.name:
             raise BundleError(trusted.digest[:12], f"is a release of {release.name!r}")
+        if any(entry.path == RELEASE_FILE for entry in release.files):
+            raise BundleError(trusted.digest[:12], f"has a file called {RELEASE_FILE}")
         plans = [FilePlan(entry, Way.FULL, entry.size) for entry in release.files]
         missing = [
             plan for plan in plans if not self._spool.finished(plan.entry.path, plan.entry.size)
@@ -111,6 +115,7 @@ class Run:
         self._total_bytes = sum(plan.cost_bytes for plan in missing)
         for plan in missing:
             await self._fetch_whole(plan.entry)
+        await asyncio.to_thread(self._spool.write, RELEASE_FILE, data)
         return self._spool.tree
 
     async def _file(self, plan: FilePlan, found: Path | None, base: LocalFiles) -> None:

@@ -37,6 +37,7 @@ from edge_runtime.agent.protocol.enrol import (
 )
 from edge_runtime.agent.protocol.orders import REMEMBERED_ORDERS, Cancel, Do, LogChunk, PullLog
 from edge_runtime.agent.protocol.report import (
+    MAX_WAITING,
     Failure,
     Hardware,
     Have,
@@ -98,6 +99,7 @@ __all__ = [
     "MAX_BYTES",
     "MAX_ITEMS",
     "MAX_ROWS_BYTES",
+    "MAX_WAITING",
     "OTHER",
     "PREFIX",
     "REMEMBERED_ORDERS",

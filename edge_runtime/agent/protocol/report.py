@@ -22,6 +22,7 @@ from edge_runtime.agent.protocol.topics import MAX_BYTES, Channel, Principal
 from edge_runtime.agent.protocol.want import MAX_ITEMS
 from edge_runtime.bundle.manifest import Name, Sha256
 
+MAX_WAITING = 16
 _Short = Annotated[str, Field(max_length=96, pattern=r"^[\x20-\x7e]*$")]
 
 
@@ -38,6 +39,7 @@ class ItemReport(Part):
 
     `generation` 0: never wanted. `active` is what serves now, `previous` what it could go back
     to. `until_s` is when a deferred box looks again (None: when something changes).
+    `at_next_start` names settings that do not count before the daemon starts again.
     """
 
     kind: ItemKind
@@ -57,6 +59,7 @@ class ItemReport(Part):
     defer: DeferReason | None = None
     until_s: EpochS | None = None
     failure: Failure | None = None
+    at_next_start: tuple[_Short, ...] = Field(default=(), max_length=MAX_WAITING)
 
 
 class Hardware(Part):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from edge_runtime.agent.overlay import merged, over_settings, parse_overlay, wit
 from edge_runtime.config import Settings
 from edge_runtime.config_file import parse_settings
 from edge_runtime.errors import BundleError
+from tests.support.documents import keep
 
 BASE = parse_settings({"engine": {"threads": 2, "max_wait_s": 9.0}})
 
@@ -53,10 +53,17 @@ def test_what_does_not_fit_is_refused_with_its_key() -> None:
 
 
 def test_a_kept_document_that_fits_no_more_is_left_out(tmp_path: Path) -> None:
-    folder = tmp_path / "overlay"
-    folder.mkdir()
-    (folder / "a-bad.json").write_text('{"engine":{"threads":-5}}')
-    (folder / "b-good.json").write_text(json.dumps({"engine": {"threads": 4}}))
-    (folder / "c-torn.json").write_text('{"engine":')
+    keep(tmp_path, "a-bad", {"engine": {"threads": -5}})
+    keep(tmp_path, "b-good", {"engine": {"threads": 4}})
+    keep(tmp_path, "c-torn", {"engine": {"threads": 5}}).write_bytes(b'{"payload":')
+    keep(tmp_path, "d-missing", {"engine": {"threads": 6}}).unlink()
+    (tmp_path / "settings" / "active" / "e-torn.json").write_text("{")
     assert with_overlays(BASE, parse_settings, tmp_path).engine.threads == 4
     assert with_overlays(BASE, parse_settings, tmp_path / "nothing") == BASE
+
+
+def test_documents_count_in_the_order_of_their_names(tmp_path: Path) -> None:
+    keep(tmp_path, "b", {"engine": {"threads": 4}})
+    keep(tmp_path, "a", {"engine": {"threads": 3, "max_wait_s": 7}})
+    settings = with_overlays(BASE, parse_settings, tmp_path)
+    assert (settings.engine.threads, settings.engine.max_wait_s) == (4, 7.0)
