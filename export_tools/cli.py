@@ -162,6 +162,9 @@ def certify(  # noqa: PLR0917 - options of a command
         typer.Option(help="margin (classifiers), top-probability, token-logistic (generation)."),
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Days it is valid.")] = 90,
+    reference: Annotated[
+        str, typer.Option(help="Whose answers the data are: gold, or a frontier's name.")
+    ] = "gold",
 ) -> None:
     """Calibrate an escalation threshold on the quantised bundle and sign what it promises."""
     from datetime import UTC, datetime
@@ -184,6 +187,7 @@ def certify(  # noqa: PLR0917 - options of a command
             terms=Terms(alpha, delta, days),
             key=key,
             out=out,
+            reference=reference,
         )
         result = certify_bundle(request, datetime.now(UTC))
     show(result, request, console)

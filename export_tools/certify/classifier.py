@@ -11,10 +11,10 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from edge_runtime.bundle.digests import model_digest
-from edge_runtime.bundle.manifest import EncoderGraph, Manifest
+from edge_runtime.bundle.manifest import EncoderGraph, Manifest, Variant
 from edge_runtime.bundle.pack import load_manifest, verify
 from edge_runtime.core import FloatArray, Kind
-from edge_runtime.engine.offline import EncoderSession, open_encoder
+from edge_runtime.engine.offline import EncoderSession, native_operators_run, open_encoder
 from edge_runtime.errors import BundleError, UsageError
 from export_tools.certify.traffic import Example
 
@@ -31,9 +31,11 @@ class EncoderBundle:
     tokenizer: Tokenizer
 
     @classmethod
-    def open(cls, directory: Path, variant: str, *, threads: int | None = None) -> EncoderBundle:
+    def open(
+        cls, directory: Path, variant: str, *, threads: int | None = None, native: bool = False
+    ) -> EncoderBundle:
         """Verify every byte and load the graph. Raises `BundleError`, or `UsageError` for a kind
-        or variant that is not there.
+        or variant that is not there. For `native` see `graph_of`.
         """
         manifest = load_manifest(directory)
         verify(directory, manifest)
@@ -51,12 +53,14 @@ class EncoderBundle:
             raise BundleError(str(path), f"is no tokenizer: {error}") from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        graph, native = graph_of(chosen, native=native)
         session = open_encoder(
-            directory / chosen.graph,
+            directory / graph,
             chosen.contract,
             max_len=manifest.context,
             threads=threads,
             pad_token_id=manifest.tokenizer.pad_token_id or 0,
+            native=native,
         )
         return cls(manifest, model_digest(manifest, variant), session, tokenizer)
 
@@ -73,6 +77,13 @@ class EncoderBundle:
             rows = order[start : start + ROWS_PER_RUN]
             result[rows] = self.session.run([batch[index] for index in rows])
         return result
+
+
+def graph_of(variant: Variant, *, native: bool) -> tuple[str, bool]:
+    """Path of the graph to load, and whether it is the native one: wanted, there, and runnable."""
+    if native and variant.native_graph is not None and native_operators_run():
+        return variant.native_graph, True
+    return variant.graph, False
 
 
 def classifier_errors(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_runtime.bundle.certificate import Certificate, sign_certificate
+from edge_runtime.bundle.certificate import GOLD, Certificate, sign_certificate
 from edge_runtime.bundle.envelope import key_id, private_pem, public_pem, read_private_key
 from edge_runtime.errors import UsageError
 from edge_runtime.stats.learn_then_test import Walk
 from export_tools.certify.issue import Kept, Subject, Terms, issue, kept_by
-from export_tools.certify.scorers import open_scorer
-from export_tools.certify.traffic import Half, data_digest, half, mixed, read_examples
+from export_tools.certify.scorers import Scorer, open_scorer
+from export_tools.certify.traffic import Example, Half, data_digest, half, mixed, read_examples
 
 SALT = "edge-runtime certificate 1"
 """Part of every hash that halves and mixes; another value draws another sample."""
@@ -26,7 +27,7 @@ FIT_SALT = f"{SALT} fit"
 @dataclass(frozen=True, slots=True)
 class CertifyRequest:
     """What to certify. `oos_share` None takes the data's own share out of scope, `score` None the
-    kind's own.
+    kind's own. `reference` says whose answers the data hold: people's, or a frontier's name.
     """
 
     bundle: Path
@@ -40,6 +41,7 @@ class CertifyRequest:
     key: Path
     out: Path
     threads: int | None = None
+    reference: str = GOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Certification:
     certificate: Certificate | None
     walk: Walk
     report: Kept | None
-    too_long: int
+    too_long: int = 0
 
 
 def certify(request: CertifyRequest, now: datetime) -> Certification:
@@ -69,29 +71,57 @@ def certify(request: CertifyRequest, now: datetime) -> Certification:
     examples = read_examples(request.data, right=scorer.right)
     examples += read_examples(request.oos, out_of_scope=True)
     fitting = [item for item in examples if scorer.fits(item.text)]
-    first = half(fitting, Half.CALIBRATE, salt=SALT)
+    found = calibrate(
+        scorer,
+        fitting,
+        request.oos_share,
+        request.terms,
+        now,
+        task=request.task,
+        reference=request.reference,
+    )
+    if found.certificate is not None:
+        request.out.write_bytes(sign_certificate(found.certificate, key))
+    return replace(found, too_long=len(examples) - len(fitting))
+
+
+def calibrate(
+    scorer: Scorer,
+    examples: Sequence[Example],
+    oos_share: float | None,
+    terms: Terms,
+    now: datetime,
+    *,
+    task: str,
+    reference: str = GOLD,
+) -> Certification:
+    """Calibrate on one half of examples that fit, report on the other; writes nothing.
+
+    Raises `UsageError` for data that cannot calibrate. Costs one run of the model an example.
+    """
+    first = half(examples, Half.CALIBRATE, salt=SALT)
     if scorer.learns:
-        scorer.learn(mixed(half(first, Half.REPORT, salt=FIT_SALT), request.oos_share, salt=SALT))
+        scorer.learn(mixed(half(first, Half.REPORT, salt=FIT_SALT), oos_share, salt=SALT))
         first = half(first, Half.CALIBRATE, salt=FIT_SALT)
-    calibrate = mixed(first, request.oos_share, salt=SALT)
-    outside = sum(item.label is None for item in calibrate)
-    scores, errors = scorer.scored(calibrate)
+    sample = mixed(first, oos_share, salt=SALT)
+    outside = sum(item.label is None for item in sample)
+    scores, errors = scorer.scored(sample)
     subject = Subject(
         model_digest=scorer.model_digest,
         kind=scorer.manifest.kind,
-        task=request.task,
+        task=task,
         score=scorer.score,
-        traffic=f"{len(calibrate)} inputs, {outside} of them out of scope",
-        data_sha256=data_digest(calibrate),
+        traffic=f"{len(sample)} inputs, {outside} of them out of scope",
+        data_sha256=data_digest(sample),
+        reference=reference,
         parameters=scorer.parameters,
     )
-    certificate, walk = issue(scores, errors, subject, request.terms, now)
+    certificate, walk = issue(scores, errors, subject, terms, now)
     report = None
     if certificate is not None:
-        others = mixed(half(fitting, Half.REPORT, salt=SALT), request.oos_share, salt=SALT)
+        others = mixed(half(examples, Half.REPORT, salt=SALT), oos_share, salt=SALT)
         report = kept_by(certificate.threshold, *scorer.scored(others))
-        request.out.write_bytes(sign_certificate(certificate, key))
-    return Certification(certificate, walk, report, len(examples) - len(fitting))
+    return Certification(certificate, walk, report)
 
 
 def keygen(path: Path) -> str:

@@ -21,6 +21,7 @@ from edge_runtime.bundle.manifest import DecoderGraph, Manifest
 from edge_runtime.core import FloatArray, StepPlan, StepRow
 from edge_runtime.engine.offline import Codec, DecoderSession, open_decoder
 from edge_runtime.errors import UsageError
+from export_tools.certify.classifier import graph_of
 
 SLOTS = 8
 CHUNK = 512
@@ -48,23 +49,31 @@ class GeneratorBundle:
 
     @classmethod
     def open(
-        cls, directory: Path, manifest: Manifest, variant: str, *, threads: int | None = None
+        cls,
+        directory: Path,
+        manifest: Manifest,
+        variant: str,
+        *,
+        threads: int | None = None,
+        native: bool = False,
     ) -> GeneratorBundle:
         """Load the graph of a verified bundle. Raises `BundleError`, or `UsageError` for a bundle
-        without a chat template.
+        without a chat template. For `native` see `graph_of`.
         """
         chosen = manifest.variant(variant)
         assert isinstance(chosen.contract, DecoderGraph)
         codec = Codec(directory, manifest)
         if not codec.has_chat_template:
             raise UsageError(f"{manifest.name} has no chat template: there is no way to ask it")
+        graph, native = graph_of(chosen, native=native)
         session = open_decoder(
-            directory / chosen.graph,
+            directory / graph,
             chosen.contract,
             slots=SLOTS,
             max_len=manifest.context,
             max_chunk=min(CHUNK, manifest.context),
             threads=threads,
+            native=native,
         )
         limit = min(manifest.sampling.max_output_tokens or MAX_NEW_TOKENS, manifest.context // 2)
         return cls(manifest, model_digest(manifest, variant), session, codec, limit)

@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.pack import load_manifest, verify
-from edge_runtime.core import Kind
+from edge_runtime.core import FloatArray, Kind
 from edge_runtime.errors import UsageError
 from edge_runtime.stats.logistic import fit_logistic
 from edge_runtime.stats.scores import (
@@ -24,7 +24,7 @@ from edge_runtime.stats.scores import (
     token_score,
 )
 from export_tools.certify.classifier import EncoderBundle, classifier_errors
-from export_tools.certify.generator import GeneratorBundle, is_right
+from export_tools.certify.generator import Answer, GeneratorBundle, is_right
 from export_tools.certify.issue import Errors, Floats
 from export_tools.certify.traffic import Example, answer_of, label_of
 
@@ -54,7 +54,10 @@ class Scorer(Protocol):
         """Fit the score's parameters, if it `learns`. Raises `UsageError`."""
 
     def scored(self, examples: Sequence[Example]) -> tuple[Floats, Errors]:
-        """Scores and errors [n] of examples that fit."""
+        """Scores and errors [n] of examples that fit. No text is run twice."""
+
+    def errors(self, examples: Sequence[Example]) -> Errors:
+        """The errors alone, which need nothing learnt."""
 
 
 @dataclass
@@ -65,6 +68,7 @@ class ClassifierScorer:
     score: str
     parameters: Mapping[str, float] = field(default_factory=dict)
     learns: bool = False
+    _known: dict[str, FloatArray] = field(default_factory=dict)
 
     @property
     def manifest(self) -> Manifest:
@@ -89,9 +93,27 @@ class ClassifierScorer:
 
     def scored(self, examples: Sequence[Example]) -> tuple[Floats, Errors]:
         """See `Scorer`."""
-        logits = self.bundle.outputs([item.text for item in examples])
-        errors = classifier_errors(self.bundle, logits, examples)
-        return classifier_scores(self.score, logits), errors
+        logits = self._logits(examples)
+        return classifier_scores(self.score, logits), self._wrong(logits, examples)
+
+    def errors(self, examples: Sequence[Example]) -> Errors:
+        """See `Scorer`."""
+        return self._wrong(self._logits(examples), examples)
+
+    def _wrong(self, logits: FloatArray, examples: Sequence[Example]) -> Errors:
+        return classifier_errors(self.bundle, logits, examples)
+
+    def _logits(self, examples: Sequence[Example]) -> FloatArray:
+        texts = [
+            text
+            for text in dict.fromkeys(item.text for item in examples)
+            if text not in self._known
+        ]
+        if texts:
+            self._known.update(zip(texts, self.bundle.outputs(texts), strict=True))
+        width = self.bundle.session.width
+        rows = [self._known[item.text] for item in examples]
+        return np.array(rows, np.float32).reshape(len(rows), width)
 
 
 @dataclass
@@ -102,6 +124,7 @@ class GeneratorScorer:
     score: str = TOKEN_LOGISTIC
     parameters: Mapping[str, float] = field(default_factory=dict)
     learns: bool = True
+    _known: dict[str, Answer] = field(default_factory=dict)
 
     @property
     def manifest(self) -> Manifest:
@@ -138,8 +161,18 @@ class GeneratorScorer:
         scores = [token_score(row, self.parameters) if row else 0.0 for row in logprobs]
         return np.array(scores), errors
 
+    def errors(self, examples: Sequence[Example]) -> Errors:
+        """See `Scorer`."""
+        return self._answered(examples)[1]
+
     def _answered(self, examples: Sequence[Example]) -> tuple[list[list[float]], Errors]:
-        answers = self.bundle.answers([item.text for item in examples])
+        texts = [
+            text
+            for text in dict.fromkeys(item.text for item in examples)
+            if text not in self._known
+        ]
+        self._known.update(zip(texts, self.bundle.answers(texts), strict=True))
+        answers = [self._known[item.text] for item in examples]
         errors = [
             not is_right(self.bundle.text(answer), answer, item.label)
             for answer, item in zip(answers, examples, strict=True)
@@ -148,9 +181,16 @@ class GeneratorScorer:
 
 
 def open_scorer(
-    directory: Path, variant: str, score: str | None, *, threads: int | None = None
+    directory: Path,
+    variant: str,
+    score: str | None,
+    *,
+    threads: int | None = None,
+    native: bool = False,
 ) -> Scorer:
     """Verify a bundle and open it with a score; None takes the kind's own (margin, or tokens).
+
+    `native` takes the daemon's own operators where the variant and this machine have them.
 
     Raises `BundleError`, or `UsageError` for a kind, variant or score that is not there.
     """
@@ -168,7 +208,9 @@ def open_scorer(
         raise UsageError(f"no variant {variant!r}; {directory} has {names}", param="variant")
     verify(directory, manifest)
     if manifest.kind is Kind.GENERATE:
-        return GeneratorScorer(GeneratorBundle.open(directory, manifest, variant, threads=threads))
+        return GeneratorScorer(
+            GeneratorBundle.open(directory, manifest, variant, threads=threads, native=native)
+        )
     return ClassifierScorer(
-        EncoderBundle.open(directory, variant, threads=threads), score or MARGIN
+        EncoderBundle.open(directory, variant, threads=threads, native=native), score or MARGIN
     )

@@ -44,7 +44,7 @@ def distill(  # noqa: PLR0917 - options of a command
     ] = 0.0,
     rows_of_label: Annotated[
         int, typer.Option(min=1, help="Labels with fewer answers are left out.")
-    ] = 4,
+    ] = 2,
     dev: Annotated[float, typer.Option(min=1, max=50, help="Percent that choose the epoch.")] = 5.0,
     heldout: Annotated[float, typer.Option(min=0, max=50, help="Percent kept back.")] = 10.0,
     *,

@@ -29,7 +29,7 @@ class Limits:
 
     agreement: float = 0.66
     confidence: float = 0.0
-    rows_of_label: int = 4
+    rows_of_label: int = 2
 
 
 @dataclass(slots=True)

@@ -85,6 +85,11 @@ def read(request: CertifyRequest) -> Certificate:
     return open_certificate(request.out.read_bytes(), trust([public]))
 
 
+def read_after(request: CertifyRequest) -> Certificate:
+    certify(request, NOW)
+    return read(request)
+
+
 def test_a_certificate_is_signed_and_holds_for_this_artefact(request_: CertifyRequest) -> None:
     result = certify(request_, NOW)
     found = read(request_)
@@ -104,6 +109,12 @@ def test_the_traffic_has_the_share_out_of_scope_that_was_asked(request_: Certify
     assert found is not None
     outside = int(found.traffic.split(",")[1].split()[0])
     assert outside / found.calibration_size == pytest.approx(0.18, abs=1 / found.calibration_size)
+
+
+def test_it_says_whose_answers_it_was_held_against(request_: CertifyRequest) -> None:
+    assert read_after(request_).reference == "gold"
+    request_.out.unlink()
+    assert read_after(replace(request_, reference="big-model")).reference == "big-model"
 
 
 def test_the_same_data_give_the_same_certificate(request_: CertifyRequest, tmp_path: Path) -> None:
