@@ -19,6 +19,12 @@ from edge_runtime.cache.semantic import score
 PAIRS = Path(__file__).resolve().parent.parent / "data" / "semantic_pairs"
 SCORE = Path(score.__file__).with_name("score.json")
 ENCODER = "minilm-l6"
+SETS = ("dev", "test", "again", "fresh", "last")
+
+
+def file_of(half: str) -> Path:
+    """The file of a set of pairs."""
+    return PAIRS / f"{half}.jsonl{'.gz' if half == 'last' else ''}"
 
 
 def build(arguments: argparse.Namespace) -> None:
@@ -27,13 +33,12 @@ def build(arguments: argparse.Namespace) -> None:
     vectors = embed(arguments.minilm, arguments.variant, texts, arguments.vectors)
     curation = json.loads((PAIRS / "curation.json").read_text(encoding="utf-8"))
     for half, rows in make_pairs(questions, vectors, curation).items():
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-        (PAIRS / f"{half}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        judge.write_pairs(file_of(half), rows)
         print(f"{half}: {len(rows)} pairs")
 
 
 def fit(arguments: argparse.Namespace) -> None:
-    rows = judge.read_pairs(PAIRS / "dev.jsonl")
+    rows = judge.read_pairs(file_of("dev"))
     texts = judge.texts_of(rows)
     vectors = embed(arguments.minilm, arguments.variant, texts, arguments.vectors)
     found = judge.fit(rows, vectors, ENCODER)
@@ -42,7 +47,7 @@ def fit(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    rows = judge.read_pairs(PAIRS / f"{arguments.half}.jsonl")
+    rows = judge.read_pairs(file_of(arguments.half))
     texts = judge.texts_of(rows)
     vectors = embed(arguments.minilm, arguments.variant, texts, arguments.vectors)
     scorer = score.shipped()
@@ -76,7 +81,7 @@ def main() -> None:
     fitting = commands.add_parser("fit", help="fit the score and its threshold on the dev half")
     fitting.set_defaults(run=fit)
     judging = commands.add_parser("report", help="what gates and score do to one half")
-    judging.add_argument("--half", choices=("dev", "test", "again", "fresh"), default="test")
+    judging.add_argument("--half", choices=SETS, default="test")
     judging.add_argument("--markdown", type=Path, help="also write the table here")
     judging.set_defaults(run=report)
     for command in (making, fitting, judging):

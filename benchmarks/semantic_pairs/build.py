@@ -14,8 +14,12 @@ Rules
   what comes now turned about, other edits, and no pair that `test` has.
 - `fresh` was made after a report on `again`: as `test`, but with the second and third nearest,
   other edits, and no pair that `test` or `again` has.
+- `last` was made after a report on `fresh`: what comes now is in no pair of the others, what was
+  asked before is a quarter of the whole set, drawn anew three times by hash. The nearest again,
+  and kinds in the shares that `test` has them in.
 - `curation.json` lists what reading found wrong: pairs of intents that are told apart by their
-  labels only, single questions with a wrong label, and single pairs. They are left out.
+  labels only, single questions with a wrong label, and single pairs. They are left out. What
+  reading `last` found stands apart, so that the older sets stay as they are.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import hashlib
 import itertools
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +52,11 @@ WANTED = {
     "other-details": {"banking77": 0, "clinc150": 500, "snips": 300},
 }
 EDITS_WANTED = 200  # of each edit, in each half
+LAST_CUTS = 3  # so often the cache of `last` is drawn
+LAST_SHARE = 0.6  # of the numbers above, a cut: as many as the unseen questions have paraphrases
 MAX_CHARS = 200
+# Asking "why" in its place is no other question.
+_CAUSE = re.compile(r"how come|how is it possible", re.IGNORECASE)
 Vectors = npt.NDArray[np.float32]
 
 
@@ -84,7 +93,7 @@ def read_questions(data: Path) -> list[Question]:
 def make_pairs(
     questions: list[Question], vectors: dict[str, Vectors], curation: dict[str, Any]
 ) -> dict[str, list[dict[str, str | bool]]]:
-    """The pairs of both halves, and further pairs of the test half."""
+    """The pairs of both halves, further pairs of the test half, and those of unused questions."""
     confused = {frozenset(pair) for pair in curation["intents"]}
     dropped = {frozenset(pair) for pair in curation["pairs"]}
     halves: dict[str, list[dict[str, str | bool]]] = {}
@@ -99,15 +108,55 @@ def make_pairs(
         rows: list[dict[str, str | bool]] = []
         for source in FILES:
             some = [one for one in own if one.source == source]
+            turned = name == "again"
+            earlier = [one for one in some if bool(_bits(one.text) & 2) != turned]
+            now = [one for one in some if bool(_bits(one.text) & 2) == turned]
             for place in (1, 2) if name == "fresh" else (0,):
-                rows += _natural(some, vectors, confused, rng, turned=name == "again", place=place)
+                rows += _natural((earlier, now), vectors, confused, rng, WANTED, place=place)
         if name in ("again", "fresh"):
             own = [one for one in own if "how come" not in one.text.lower()]
             for before in ("test", "again"):
                 dropped |= {_pair(row) for row in halves.get(before, [])}
-        rows += _edited(own, rng)
+        rows += _edited(own, rng, EDITS_WANTED)
         halves[name] = [row for row in rows if _pair(row) not in dropped]
+    seen = {plain(str(row[side])) for rows in halves.values() for row in rows for side in "ab"}
+    halves["last"] = last_pairs(questions, vectors, curation, seen)
     return halves
+
+
+def last_pairs(
+    questions: list[Question],
+    vectors: dict[str, Vectors],
+    curation: dict[str, Any],
+    seen: set[str],
+) -> list[dict[str, str | bool]]:
+    """Pairs whose later question is not in `seen`, the plain texts of all other pairs."""
+    confused = {frozenset(pair) for pair in curation["intents"]}
+    dropped = {frozenset(pair) for pair in (*curation["pairs"], *curation["last"]["pairs"])}
+    wrong = {*curation["texts"], *curation["last"]["texts"]}
+    own = [one for one in questions if one.text not in wrong and not _CAUSE.search(one.text)]
+    wanted = {
+        kind: {source: round(LAST_SHARE * count) for source, count in counts.items()}
+        for kind, counts in WANTED.items()
+    }
+    rng = random.Random("pairs last")
+    rows: list[dict[str, str | bool]] = []
+    for cut, source in itertools.product(range(LAST_CUTS), FILES):
+        some = [one for one in own if one.source == source]
+        earlier = [one for one in some if _cached(one.text, cut)]
+        now = [one for one in some if plain(one.text) not in seen and not _cached(one.text, cut)]
+        for row in _natural((earlier, now), vectors, confused, rng, wanted, place=0):
+            if _pair(row) not in dropped:
+                dropped.add(_pair(row))  # once is enough
+                rows.append(row)
+    unseen = [one for one in own if plain(one.text) not in seen]
+    edits = round(LAST_CUTS * LAST_SHARE * EDITS_WANTED)
+    return rows + [row for row in _edited(unseen, rng, edits) if _pair(row) not in dropped]
+
+
+def _cached(text: str, cut: int) -> bool:
+    """One text in four: what the cache of `last` holds."""
+    return hashlib.sha256(f"semantic-pairs last {cut} {plain(text)}".encode()).digest()[0] < 64
 
 
 def _pair(row: dict[str, str | bool]) -> frozenset[str]:
@@ -126,21 +175,19 @@ def _row(kind: str, same: bool, a: Question, b: Question) -> dict[str, str | boo
 
 
 def _natural(
-    questions: list[Question],
+    cut: tuple[list[Question], list[Question]],
     vectors: dict[str, Vectors],
     confused: set[frozenset[str]],
     rng: random.Random,
+    wanted: dict[str, dict[str, int]],
     *,
-    turned: bool,
     place: int,
 ) -> Iterator[dict[str, str | bool]]:
-    source = questions[0].source
-    common = vocabulary(questions)
-    earlier = [one for one in questions if bool(_bits(one.text) & 2) != turned]
-    now = [one for one in questions if bool(_bits(one.text) & 2) == turned]
+    earlier, now = cut
+    common = vocabulary(earlier + now)
     stored = np.stack([vectors[one.text] for one in earlier])
     intents = np.array([one.intent for one in earlier])
-    left = {kind: wanted[source] for kind, wanted in WANTED.items()}
+    left = {kind: counts[now[0].source] for kind, counts in wanted.items()}
     for question in now:
         if not any(left.values()):
             return
@@ -193,13 +240,15 @@ def _of_one(
             return
 
 
-def _edited(questions: list[Question], rng: random.Random) -> Iterator[dict[str, str | bool]]:
+def _edited(
+    questions: list[Question], rng: random.Random, wanted: int
+) -> Iterator[dict[str, str | bool]]:
     order = list(questions)
     rng.shuffle(order)
     for kind, edit in EDITS.items():
         count = 0
         for question in order:
-            if count == EDITS_WANTED:
+            if count == wanted:
                 break
             changed = edit(question.text.lower(), rng)
             if changed is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,17 @@ Floats = npt.NDArray[np.float64]
 
 
 def read_pairs(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The pairs of a file, as written or compressed."""
+    data = path.read_bytes()
+    text = gzip.decompress(data) if path.suffix == ".gz" else data
+    return [json.loads(line) for line in text.decode("utf-8").splitlines()]
+
+
+def write_pairs(path: Path, rows: Iterable[Row]) -> None:
+    """Write a file that is the same, byte for byte, for the same pairs."""
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    data = ("\n".join(lines) + "\n").encode("utf-8")
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 def texts_of(rows: list[Row]) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.semantic_pairs.build import half_of
+from benchmarks.semantic_pairs.judge import read_pairs
+from benchmarks.semantic_pairs.meaning import plain
 from edge_runtime.cache.semantic.gates import refusal
 
 PAIRS = Path(__file__).parents[3] / "benchmarks" / "data" / "semantic_pairs"
@@ -16,7 +17,7 @@ SETS = ("dev", "test", "again", "fresh")
 
 
 def pairs(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (PAIRS / f"{name}.jsonl").read_text("utf-8").splitlines()]
+    return read_pairs(PAIRS / f"{name}.jsonl{'.gz' if name == 'last' else ''}")
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -27,6 +28,15 @@ def test_no_question_is_on_both_sides(name: str) -> None:
     assert all(half_of(row["a"]) == side for row in rows)
     natural = [row for row in rows if not row["kind"].startswith("edit-")]
     assert all(half_of(row["b"]) == side for row in natural)
+
+
+def test_what_comes_last_was_never_seen() -> None:
+    seen = {plain(row[side]) for name in SETS for row in pairs(name) for side in "ab"}
+    rows = pairs("last")
+    assert len(rows) > 8000
+    asked = [row["a" if row["kind"].startswith("edit-") else "b"] for row in rows]
+    assert [text for text in asked if plain(text) in seen] == []
+    assert len({frozenset((row["a"], row["b"])) for row in rows}) == len(rows)
 
 
 def test_the_sets_of_the_test_half_share_no_pair() -> None:
