@@ -124,3 +124,13 @@ def altered(data: bytes, change: Callable[[Any], None]) -> bytes:
     metadata: Metadata[Any] = Metadata.from_bytes(data)
     change(metadata.signed)
     return metadata.to_bytes()
+
+
+def resigned(fleet: MemoryFleet, file: str, key: str, change: Callable[[Any], None]) -> bytes:
+    """A metadata file with a change, signed by one key of the fleet."""
+    metadata: Metadata[Any] = Metadata.from_bytes(fleet.metadata()[file])
+    change(metadata.signed)
+    metadata.signatures.clear()
+    (signer,) = ring_of(fleet.keys[key]).signers([key_id(fleet.keys[key].public_key())])
+    metadata.sign(signer)
+    return metadata.to_bytes()
