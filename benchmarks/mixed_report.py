@@ -26,11 +26,17 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Result:
-    """One scenario's answers, and in nano-units what the ledger and the frontier's bill say."""
+    """One scenario's answers, and in nano-units what the ledger and the frontier's bill say.
+
+    `at_once_nano` is what the ledger said when the last answer came, `guessed` how many calls
+    are booked by a guess when it was read.
+    """
 
     name: str
     replies: tuple[Reply, ...]
     ledger_nano: int
+    at_once_nano: int
+    guessed: int
     bill_nano: int
     calls: int
 
@@ -46,6 +52,8 @@ class Result:
             "name": self.name,
             **{name: getattr(found, name) for name in found.__slots__},
             "ledger_nano": self.ledger_nano,
+            "at_once_nano": self.at_once_nano,
+            "guessed": self.guessed,
             "bill_nano": self.bill_nano,
             "calls": self.calls,
         }
@@ -74,6 +82,10 @@ def markdown(
         "|---|" + "---:|" * (len(HEADS) - 1),
     ]
     lines += [_row(one, full) for one in results]
+    lines += ["", "Ledger over bill when the last answer came, before late bills:", ""]
+    lines += [
+        f"- {one.name}: {(one.at_once_nano - one.bill_nano) / NANO:+.9f}" for one in results
+    ]
     lines += ["", "Why each request was answered where it was:", ""]
     for one in results:
         reasons = ", ".join(f"{name or 'refused'} {n}" for name, n in one.tally.reasons.items())
@@ -103,4 +115,5 @@ def _row(result: Result, full: Result | None) -> str:
 
 
 def _gap(result: Result) -> str:
-    return f"off by {(result.ledger_nano - result.bill_nano) / NANO:+.9f}"
+    off = (result.ledger_nano - result.bill_nano) / NANO
+    return f"off by {off:+.9f}, {result.guessed} guessed"

@@ -7,7 +7,9 @@ Certifies the bundle on one half of the calibration data (alpha 5 %, delta 10 %)
 other half, which the certificate has never seen, through a daemon for each scenario: the frontier
 as usual (wrong 3 % of the time, sometimes refusing, off the labels, stalling, limiting, cutting),
 everything to the frontier, the frontier down, slow, the budget used up, and the same questions
-again with the exact cache. Each scenario has a fresh daemon, a fresh ledger and a fresh bill.
+again with the exact cache (alone: `--only cache`). After each, the books are read once the daemon
+has had `SETTLE_S` to learn what the calls it gave up really cost. Each scenario has a fresh
+daemon, a fresh ledger and a fresh bill.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,6 +37,11 @@ from benchmarks.http_round import HttpRoundError, wait_until_ready
 from benchmarks.machine import describe_machine
 from benchmarks.mixed_load import play
 from benchmarks.mixed_report import Result, markdown
+from edge_runtime.ledger.database import open_reader
+from edge_runtime.ledger.ledger import now_us
+from edge_runtime.ledger.queries import By, lines
+from edge_runtime.ledger.reconcile_sql import calls
+from edge_runtime.ledger.report import Line
 from export_tools.certify.command import SALT, CertifyRequest, certify, keygen
 from export_tools.certify.issue import Terms
 from export_tools.certify.traffic import Example, Half, half, mixed, read_examples
@@ -43,6 +51,7 @@ ENDPOINT = "intents"
 PRICE_KEY = "gpt-4.1"
 OOS_SHARE = 0.18
 READY_TRIES, READY_TRY_S = 40, 3.0
+SETTLE_S = 30.0
 USUAL = {
     "wrong": 0.03,
     "refuse": 0.01,
@@ -168,6 +177,7 @@ trusted_keys = ["{work / "signer.pub"}"]
 
 [frontiers.central]
 base_url = "http://127.0.0.1:{frontier}/v1"
+usage_url = "http://127.0.0.1:{frontier}/v1/generation?id={{call}}"
 model = "{PRICE_KEY}"
 connect_timeout_s = 1.0
 total_timeout_s = 5.0
@@ -211,11 +221,15 @@ def run_scenario(
         wait_for(process, url, work / f"{slug}.daemon.log")
         for _ in range(2 if scenario.again else 1):
             replies, _ = asyncio.run(play(url, ENDPOINT, traffic, rate=rate))
+        before = ledger_nano(settings.with_suffix(".db"))
+        guessed = wait_until_settled(settings.with_suffix(".db"))
         bill = asyncio.run(get_json(f"http://127.0.0.1:{frontier}/bill"))
     return Result(
         scenario.name,
         tuple(replies),
         ledger_nano(settings.with_suffix(".db")),
+        before,
+        guessed,
         int(bill.get("nano", 0)),
         int(bill.get("calls", 0)),
     )
@@ -241,11 +255,19 @@ async def get_json(url: str) -> dict[str, Any]:
 
 def ledger_nano(path: Path) -> int:
     """What the ledger says the frontier cost."""
-    import sqlite3  # noqa: PLC0415 - read-only and only here
+    with open_reader(path) as reader:
+        return lines(reader, By.TOTAL).get("", Line()).frontier_nano
 
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        (total,) = connection.execute("SELECT sum(frontier_nano) FROM attempts").fetchone()
-    return int(total or 0)
+
+def wait_until_settled(path: Path) -> int:
+    """Until nothing in the ledger is a guess, for `SETTLE_S` at most; how many calls still are."""
+    until = time.monotonic() + SETTLE_S
+    while True:
+        with open_reader(path) as reader:
+            guessed = sum(one.open for one in calls(reader, 0, now_us()))
+        if not guessed or time.monotonic() > until:
+            return guessed
+        time.sleep(0.2)
 
 
 def benchmark(  # noqa: PLR0917 - typer reads the command's options from the signature

@@ -22,6 +22,8 @@ HERE = Result(
         reply("e", "x", None, "", status=503, reason=""),
     ),
     ledger_nano=10,
+    at_once_nano=15,
+    guessed=0,
     bill_nano=10,
     calls=1,
 )
@@ -29,6 +31,8 @@ FRONTIER = Result(
     "everything to the frontier",
     tuple(reply(text, "x", "x", "frontier") for text in "abc"),
     ledger_nano=90,
+    at_once_nano=90,
+    guessed=2,
     bill_nano=100,
     calls=3,
 )
@@ -54,5 +58,6 @@ def test_the_table_names_a_ledger_that_does_not_match() -> None:
     assert "| 40.0% | 50.00%" in usual
     assert "| 50.0% of 2 |" in usual
     assert "| 10.0% | yes |" in usual
-    assert "off by -0.000000010" in full
+    assert "off by -0.000000010, 2 guessed" in full
+    assert "- as usual: +0.000000005" in table
     assert "refused 1" in table
