@@ -31,7 +31,7 @@ from export_tools.train.assistant_rows import Row, RowMaker
 from export_tools.train.augment import Augmenter, take_apart
 from export_tools.train.data import Example, Split, length_batches
 from export_tools.train.opinion import cross_fitted
-from export_tools.train.recipe import AssistantTrain, LoopConfig
+from export_tools.train.recipe import AssistantTrain, AugmentConfig, LoopConfig
 from export_tools.train.snips_score import Parse, SnipsScore, parse_answer, score_parses
 from export_tools.train.trainee import Pass, Trainee
 
@@ -71,7 +71,7 @@ class AssistantTask:
         twins = space_twins(self.tokenizer)
         self.intents = sorted({example.intent for example in split.train})
         self.intent_ids = torch.tensor([self._id(intent_token(i)) for i in self.intents]).to(device)
-        self.opinions = self._opinions(split.train) if config.opinion else None
+        self.opinions = self._opinions(split.train) if config.polish.opinion_loss else None
         self.trainee = Trainee(self.llama, config.augment, twins, 2 * len(names) + 1).to(device)
         self.model: nn.Module = self.trainee
 
@@ -80,16 +80,12 @@ class AssistantTask:
 
     def _opinions(self, examples: Sequence[Example]) -> Tensor:
         """Soft intents [examples, intents] for the polish; see `export_tools.train.opinion`."""
-        config = self.config.opinion
-        assert config is not None
         labels = [self.intents.index(example.intent) for example in examples]
         count = len(self.intents)
-        said = cross_fitted(
-            [e.text for e in examples], labels, count, config.folds, self.config.loop.seed
-        )
-        return config.trust * said + (1 - config.trust) * functional.one_hot(
-            torch.tensor(labels), count
-        )
+        texts, polish = [example.text for example in examples], self.config.polish
+        said = cross_fitted(texts, labels, count, polish.opinion_folds, self.config.loop.seed)
+        given = functional.one_hot(torch.tensor(labels), count).float()
+        return given.lerp(said, polish.opinion_trust)
 
     def parameter_groups(self, config: LoopConfig) -> list[dict[str, Any]]:
         """Matrices are decayed; norms, biases and the embedding are not."""
@@ -108,10 +104,8 @@ class AssistantTask:
     def batches(self, epoch: int) -> Sequence[AssistantBatch]:
         """Every training utterance once, changed anew in each epoch."""
         rng = random.Random(f"{self.config.loop.seed}-{epoch}")
-        main = self.config.loop.main_epochs
-        calm = main - self.config.augment.calm_epochs <= epoch < main
-        opinions = self.opinions if epoch >= main else None
-        chances = self.config.augment.calmed() if calm else self.config.augment
+        chances = self._chances(epoch)
+        opinions = self.opinions if epoch >= self.config.loop.main_epochs else None
         self.augmenter.config = chances
         self.trainee.rate = chances.dropout
         rows = []
@@ -131,6 +125,12 @@ class AssistantTask:
             said = torch.zeros(len(group), 0) if opinions is None else opinions[numbers]
             packed.append(self.pack([rows[i][0] for i in group], said))
         return packed
+
+    def _chances(self, epoch: int) -> AugmentConfig:
+        usual, main = self.config.augment, self.config.loop.main_epochs
+        if epoch >= main:
+            return usual.model_copy(update={"swap_opening": self.config.polish.swap_opening})
+        return usual.calmed() if epoch >= main - usual.calm_epochs else usual
 
     def pack(self, rows: Sequence[Row], opinions: Tensor) -> AssistantBatch:
         """Pad rows to the longest and lay out the targets."""
@@ -169,11 +169,11 @@ class AssistantTask:
             scores = found.pointer[copied].float()
             pointing = functional.cross_entropy(scores, batch.sources[copied])
             total = total + weights.pointer_loss * pointing
-        if self.config.opinion and batch.opinions.shape[1]:
+        if batch.opinions.shape[1]:
             states = found.last[torch.arange(len(batch.opens)), batch.opens]
             intents = functional.linear(states, found.table[self.intent_ids]).float()
             opinion = functional.cross_entropy(intents, batch.opinions)
-            total = total + self.config.opinion.weight * opinion
+            total = total + self.config.polish.opinion_loss * opinion
         return total
 
     def answer(self, texts: Sequence[str], limit: int = 128) -> list[str]:

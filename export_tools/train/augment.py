@@ -120,7 +120,7 @@ def take_apart(example: Example) -> Template:
 class Augmenter:
     """Draws changed utterances; its pools hold the values of the training split only."""
 
-    def __init__(self, templates: Iterable[Template], config: AugmentConfig) -> None:
+    def __init__(self, templates: Sequence[Template], config: AugmentConfig) -> None:
         self.config = config
         pools: dict[tuple[str, str], set[str]] = defaultdict(set)
         for template in templates:
@@ -128,11 +128,20 @@ class Augmenter:
                 pools[self._pool(template.intent, slot)].add(value)
                 if slot in TITLES:
                     pools["", "title"].add(value)
+        openings: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for template in self._opened(templates):
+            openings[template.intent, str(template.parts[1].slot)].add(template.parts[0].text)
+        self.openings = {key: sorted(texts) for key, texts in openings.items()}
         self.pools = {key: sorted(values) for key, values in pools.items()}
         self.words = {
             key: sorted({word for value in values for word in value.split()})
             for key, values in self.pools.items()
         }
+
+    @staticmethod
+    def _opened(templates: Iterable[Template]) -> Iterable[Template]:
+        """Those that say something before their first value."""
+        return (t for t in templates if len(t.parts) > 1 and t.parts[0].slot is None)
 
     @staticmethod
     def _pool(intent: str, slot: str) -> tuple[str, str]:
@@ -144,6 +153,10 @@ class Augmenter:
         parts = list(template.parts)
         if rng.random() < chance.swap_value:
             parts = [self._swap(template.intent, part, rng) for part in parts]
+        if rng.random() < chance.swap_opening and any(self._opened([template])):
+            # The words before a value of one kind fit before any other of that kind and intent.
+            known = self.openings[template.intent, str(template.parts[1].slot)]
+            parts[0] = Part(rng.choice(known))
         if rng.random() < chance.quote_value:
             parts = _quote(parts, rng)
         if rng.random() < chance.change_edges:

@@ -3,7 +3,8 @@
 Rules
 - A run is decided by its recipe and data alone: randomness is reseeded from (seed, epoch), so a run
   resumed after any finished epoch walks the same way as one that was never stopped.
-- Only the dev split chooses. The loop never sees held-out rows.
+- Only the dev split chooses. The loop never sees held-out rows. Where there is a polish, only its
+  epochs compete.
 - `out` always holds the best checkpoint so far; the state for resuming lies beside it and is
   removed by nobody, so that a finished run can be prolonged.
 """
@@ -159,7 +160,7 @@ class Loop:
         self._resume()
         for epoch in range(self.next_epoch, self.config.epochs):
             if epoch == self.config.main_epochs:
-                self.average.start_over()
+                self._begin_polish()
             tick = self._epoch(epoch)
             last = epoch + 1 == self.config.epochs
             if last or (epoch + 1) % self.config.eval_every == 0:
@@ -167,6 +168,14 @@ class Loop:
             self.next_epoch = epoch + 1
             self._save_state()
         return self.result
+
+    def _begin_polish(self) -> None:
+        """Average anew, and let only averages of the polish compete.
+
+        The best of many noisy epochs looks better on a small dev split than it is.
+        """
+        self.average.start_over()
+        self.result.metrics = {"score": float("-inf")}
 
     def _epoch(self, epoch: int) -> Tick:
         torch.manual_seed(self.config.seed * 100_003 + epoch)

@@ -89,6 +89,7 @@ _CHANCES = (
     "change_edges",
     "quote_value",
     "resegment",
+    "swap_opening",
 )
 
 
@@ -102,6 +103,7 @@ class AugmentConfig(_Table):
     change_edges: float = Field(ge=0, le=1)
     quote_value: float = Field(ge=0, le=1)
     resegment: float = Field(ge=0, le=1)
+    swap_opening: float = Field(0.0, ge=0, le=1)
     tag_loss: float = Field(0.0, ge=0)
     tag_layer: int = Field(4, ge=1)
     pointer_loss: float = Field(0.0, ge=0)
@@ -117,14 +119,16 @@ class AugmentConfig(_Table):
         return self.model_copy(update={n: getattr(self, n) * self.calm_factor for n in names})
 
 
-class OpinionConfig(_Table):
-    """While polishing, intents also follow what a cross-fitted n-gram model says of the text."""
+class PolishConfig(_Table):
+    """What is special about the polish of the assistant."""
 
-    folds: int = Field(5, ge=2, le=20)
-    weight: float = Field(0.25, gt=0)
-    """Of this loss, against 1 for the answer's."""
-    trust: float = Field(0.5, gt=0, le=1)
-    """Share of the second opinion in the target; the rest is the label."""
+    swap_opening: float = Field(0.0, ge=0, le=1)
+    """In the polish only: the words before the first value come from a like utterance."""
+    opinion_loss: float = Field(0.0, ge=0)
+    """Weight of following, in the intent, what a cross-fitted n-gram model says of the text."""
+    opinion_trust: float = Field(0.5, ge=0, le=1)
+    """Share of that opinion in the target; the rest is the label."""
+    opinion_folds: int = Field(5, ge=2, le=20)
 
 
 class ClassifierTrain(_Table):
@@ -147,7 +151,7 @@ class AssistantTrain(_Table):
     loop: LoopConfig
     decoder: DecoderConfig
     augment: AugmentConfig
-    opinion: OpinionConfig | None = None
+    polish: PolishConfig = PolishConfig()
 
 
 TrainConfig = Annotated[ClassifierTrain | AssistantTrain, Field(discriminator="task")]
@@ -200,7 +204,7 @@ def config_digest(config: BaseModel) -> str:
     """sha256 of the settings that a resumed run must share; its length may be changed."""
     loose = {"epochs", "decay_fraction", "final_lr_ratio", "threads", "eval_every"}
     loose |= {"polish_epochs", "polish_lr_ratio"}
-    data = config.model_dump(mode="json", exclude={"opinion"})
+    data = config.model_dump(mode="json", exclude={"polish"})
     data["loop"] = {key: value for key, value in data["loop"].items() if key not in loose}
     if "augment" in data:
         data["augment"] = {k: v for k, v in data["augment"].items() if not k.startswith("calm")}

@@ -57,7 +57,7 @@ def test_with_no_chances_nothing_changes(templates: list[Template]) -> None:
 
 @pytest.mark.parametrize(
     "chance",
-    ["swap_value", "change_case", "change_edges", "quote_value"],
+    ["swap_value", "swap_opening", "change_case", "change_edges", "quote_value"],
 )
 def test_each_change_keeps_intent_slots_and_order(templates: list[Template], chance: str) -> None:
     config = NOTHING.model_copy(update={chance: 1.0, "invent_value": 0.5, "swap_other_slot": 0.5})
