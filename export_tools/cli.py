@@ -12,6 +12,7 @@ from rich.console import Console
 from edge_runtime.errors import ConfigError, UsageError
 from export_tools.console import reported
 from export_tools.distill.cli import distill
+from export_tools.rightsize.cli import rightsize
 
 app = typer.Typer(
     name="edge-export",
@@ -196,6 +197,7 @@ def certify(  # noqa: PLR0917 - options of a command
 
 
 app.command()(distill)
+app.command()(rightsize)
 
 if __name__ == "__main__":
     app()

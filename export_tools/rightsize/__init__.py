@@ -1,0 +1,1 @@
+"""Which of several bundles is the smallest that does the job."""
