@@ -29,6 +29,7 @@ from edge_runtime.agent.credential import (
     rotation_due,
 )
 from edge_runtime.agent.decide import Policy
+from edge_runtime.agent.describe import Describe
 from edge_runtime.agent.documents import LiveSettings, SettingsDocuments, settings_shelf
 from edge_runtime.agent.download import BlobSource, BundleFetcher, FetchLimits, HttpBlobs
 from edge_runtime.agent.enrol import HttpApi, rotate
@@ -36,9 +37,9 @@ from edge_runtime.agent.golden import GoldenAnswers
 from edge_runtime.agent.hardware import hardware, versions
 from edge_runtime.agent.link import Link, Transport
 from edge_runtime.agent.logs import LogTail
-from edge_runtime.agent.protocol import MAX_WAITING, Grant, ItemKind
+from edge_runtime.agent.protocol import Grant, ItemKind
 from edge_runtime.agent.record import RecordStore
-from edge_runtime.agent.releases import PROGRAM, Releases
+from edge_runtime.agent.releases import Releases, mismatch_of
 from edge_runtime.agent.reporter import Reporter
 from edge_runtime.agent.run import Agent
 from edge_runtime.agent.sender import Sender
@@ -46,17 +47,15 @@ from edge_runtime.agent.settings import AgentSettings
 from edge_runtime.agent.shelf import BundleShelf, Shelf
 from edge_runtime.agent.spool import Spool
 from edge_runtime.agent.telemetry import Collector, take_snapshot
-from edge_runtime.agent.trial import KEY as DAEMON_KEY
 from edge_runtime.agent.trial import Trial, release_shelf
 from edge_runtime.agent.trust import HttpMetadata, MetadataSource, Trust, TrustState
 from edge_runtime.agent.watch import Watch
 from edge_runtime.agent.work import Worker
 from edge_runtime.bundle.files import RealFiles
-from edge_runtime.bundle.pack import load_manifest
 from edge_runtime.bundle.store import StoreLimits
 from edge_runtime.config import Settings
 from edge_runtime.core import ModelInfo
-from edge_runtime.errors import BundleError, ConfigError, EdgeError
+from edge_runtime.errors import ConfigError, EdgeError
 from edge_runtime.host import Host
 from edge_runtime.ledger.ledger import now_us
 from edge_runtime.metrics import Metrics
@@ -122,7 +121,7 @@ class Parts:
         releases = self._releases()
         shelves = await self._shelves(documents, releases, limits)
         await documents.settle()
-        mismatch = await asyncio.to_thread(self._mismatch, shelves[ItemKind.DAEMON], releases)
+        mismatch = await asyncio.to_thread(mismatch_of, releases, shelves[ItemKind.DAEMON])
         worker = Worker(
             shelves,
             trust,
@@ -137,7 +136,7 @@ class Parts:
             lambda: take_snapshot(self.metrics.registry),
             engine_failed=lambda: bool(self.host.failure),
             golden=GoldenAnswers(self.host),
-            mismatch=lambda key: mismatch if key == DAEMON_KEY else "",
+            mismatch=mismatch,
         )
         records = RecordStore(self.directory, self.files)
         box = Box(
@@ -152,7 +151,7 @@ class Parts:
             draw=random.random,
             health=watch.facts,
             load=self.metrics.busy_ratio,
-            describe=_Describe(self.host, documents),
+            describe=Describe(self.host, documents),
             metered=options.metered,
         )
         link = Link(
@@ -277,12 +276,6 @@ class Parts:
             ),
         }
 
-    @staticmethod
-    def _mismatch(shelf: Shelf, releases: Releases) -> str:
-        """Why this daemon is not the release that its pointer names; empty when it is."""
-        pointer = shelf.holdings().active.get(PROGRAM)
-        return "" if pointer is None else releases.mismatch(shelf.directory(pointer.bundle_digest))
-
     def _waiting(self) -> None:
         if self.settings.agent.restart_for_settings:
             self._end("settings that count from the next start")
@@ -327,36 +320,3 @@ def _policy(options: AgentSettings) -> Policy:
         max_tries=options.max_tries,
         metered_allowed=options.metered_allowed,
     )
-
-
-@dataclass(slots=True)
-class _Describe:
-    """More of what serves, for reports; remembers releases by digest."""
-
-    host: Host
-    documents: SettingsDocuments
-    _releases: dict[str, int] = field(default_factory=dict)
-
-    def __call__(self, kind: ItemKind, name: str, digest: str) -> dict[str, Any]:
-        if kind is ItemKind.SETTINGS:
-            return {"at_next_start": self._at_next_start()}
-        if kind is ItemKind.DAEMON:
-            return {"version": __version__}
-        try:
-            if digest not in self._releases:
-                manifest = load_manifest(self.host.store.directory(digest))
-                self._releases[digest] = manifest.release
-            info = self.host.info(name)
-        except (EdgeError, BundleError):
-            return {}
-        told = {"release": self._releases[digest]}
-        if info.bundle_digest != digest:
-            return told
-        return {**told, "version": info.version[:96], "model_digest": info.model_digest}
-
-    def _at_next_start(self) -> tuple[str, ...]:
-        keys = tuple(key[:96] for key in self.documents.at_next_start)
-        if len(keys) <= MAX_WAITING:
-            return keys
-        kept = MAX_WAITING - 1
-        return (*keys[:kept], f"and {len(keys) - kept} more")

@@ -89,7 +89,7 @@ class SettingsDocuments:
     waiting: Callable[[], None] = lambda: None
     at_next_start: tuple[str, ...] = ()
 
-    async def prepare(self, name: str, path: Path, before: Path | None) -> Settling:
+    async def prepare(self, name: str, path: Path, before: Path) -> Settling:
         """See `shelf.Prepare`. Raises `BundleError` for a document that does not fit."""
         wanted = await asyncio.to_thread(self._with, name, path)
         try:

@@ -25,6 +25,8 @@ from typing import Final
 
 import structlog
 
+from edge_runtime.agent.protocol import ItemKind
+from edge_runtime.agent.shelf import Shelf
 from edge_runtime.bundle.canonical import canonical_bytes, parse_strict
 from edge_runtime.bundle.files import FileKind, Files
 from edge_runtime.bundle.targets import MAX_DOCUMENT_BYTES, RELEASE_FILE, parse_release
@@ -33,6 +35,7 @@ from edge_runtime.errors import BundleError, EngineError, UsageError
 log: Final = structlog.get_logger("edge_runtime.agent")
 
 PROGRAM: Final = "edge-runtime"
+KEY: Final = f"{ItemKind.DAEMON}/{PROGRAM}"
 OUTPUT_LINES: Final = 40
 OUTPUT_LINE_BYTES: Final = 400
 PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
@@ -156,7 +159,7 @@ class Releases:
                 "this box has no command to install releases with: set agent.update_command"
             )
 
-    async def prepare(self, name: str, path: Path, before: Path | None) -> Installed:
+    async def prepare(self, name: str, path: Path, before: Path) -> Installed:
         """See `shelf.Prepare`: install the release at `path`, the one at `before` if that fails.
 
         Raises `BundleError` when it was not installed and what served is, `EngineError` when
@@ -171,19 +174,16 @@ class Releases:
         await self.put_back(before, problem)
         raise BundleError(PROGRAM, f"{problem}; the former release was installed again")
 
-    async def put_back(self, before: Path | None, problem: str) -> None:
+    async def put_back(self, before: Path, problem: str) -> None:
         """Install what served. Raises `EngineError` when that fails as well."""
         ran = await self._install(before)
         if ran.status != 0:
             raise EngineError(f"{problem}; installing the former release {ran.why}")
 
-    async def _install(self, path: Path | None) -> Ran:
-        """Run the command; None stands for the release that runs."""
-        version, folder = self.running, ""
-        if path is not None:
-            version = await asyncio.to_thread(version_of, self.files, path)
-            stat = await asyncio.to_thread(self.files.stat, path)
-            folder = str(path) if stat.kind is FileKind.DIRECTORY else ""
+    async def _install(self, path: Path) -> Ran:
+        version = await asyncio.to_thread(version_of, self.files, path)
+        stat = await asyncio.to_thread(self.files.stat, path)
+        folder = str(path) if stat.kind is FileKind.DIRECTORY else ""
         variables = {
             "EDGE_UPDATE_VERSION": version,
             "EDGE_UPDATE_PATH": folder,
@@ -214,12 +214,24 @@ class Releases:
         return f"the daemon that came up is {self.running}, the release is {version}"
 
 
+def mismatch_of(releases: Releases | None, shelf: Shelf | None) -> Callable[[str], str]:
+    """For `watch.Watch`: why the daemon that runs is not what its pointer named at the start.
+
+    Blocks on the disk.
+    """
+    pointer = None if shelf is None else shelf.holdings().active.get(PROGRAM)
+    if releases is None or shelf is None or pointer is None:
+        return lambda key: ""
+    found = releases.mismatch(shelf.directory(pointer.bundle_digest))
+    return lambda key: found if key == KEY else ""
+
+
 @dataclass(slots=True)
 class Installed:
     """A release that is on the disk; what runs is still the one before it."""
 
     releases: Releases
-    before: Path | None
+    before: Path
 
     async def commit(self) -> None:
         """The pointer moved: end, so that it is started."""

@@ -120,7 +120,7 @@ class Ready(Protocol):
         """Its pointer did not move: leave what counts as it was."""
 
 
-Prepare = Callable[[str, Path, Path | None], Awaitable[Ready]]
+Prepare = Callable[[str, Path, Path], Awaitable[Ready]]
 """Check what is at a path for a name, and get ready; the second path is what counts now.
 
 Raises `EngineError` when nobody knows what counts, any other `EdgeError` to refuse.
@@ -184,10 +184,7 @@ class DocumentShelf:
             if current is not None and current.bundle_digest == digest:
                 return Committed(current)
             if current is None:
-                origin = await asyncio.to_thread(self._keep_origin)
-                return await self._switch(
-                    Pointer(name=name, bundle_digest=digest, previous=origin), None
-                )
+                current = await asyncio.to_thread(self._point_to_origin, name)
             return await self._switch(current.moved_to(digest), current)
 
     async def revert(self, name: str) -> Committed | Refused:
@@ -195,18 +192,20 @@ class DocumentShelf:
         async with self._lock:
             current = await asyncio.to_thread(self._pointers.read, name)
             target = None if current is None else current.reverted()
-            if target is None:
+            if current is None or target is None:
                 return Refused(f"{name}: has nothing to go back to")
             return await self._switch(target, current)
 
-    def _keep_origin(self) -> str:
-        """What was there before the first document, staged; its digest. Blocks on the disk."""
+    def _point_to_origin(self, name: str) -> Pointer:
+        """Say durably what counts before the first document does. Blocks on the disk."""
         digest = hashlib.sha256(self.origin).hexdigest()
         if exists(self.files, self.directory(digest)):
             self.files.fsync_dir(self.root / "kept")  # its writer may have been killed before
         else:
             write_atomically(self.files, self.directory(digest), self.origin)
-        return digest
+        pointer = Pointer(name=name, bundle_digest=digest)
+        self._pointers.write(pointer)
+        return pointer
 
     def collect(self, keep: frozenset[str]) -> None:
         """See `Shelf`."""
@@ -217,9 +216,9 @@ class DocumentShelf:
             if digest not in needed:
                 remove_tree(self.files, self.directory(digest))
 
-    async def _switch(self, target: Pointer, current: Pointer | None) -> Committed | Refused:
+    async def _switch(self, target: Pointer, current: Pointer) -> Committed | Refused:
         path = self.directory(target.bundle_digest)
-        before = current and self.directory(current.bundle_digest)
+        before = self.directory(current.bundle_digest)
         if not await asyncio.to_thread(exists, self.files, path):
             return Refused(f"{target.bundle_digest} is not here: stage it first")
         try:

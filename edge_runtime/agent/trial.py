@@ -21,9 +21,9 @@ import structlog
 from edge_runtime import __version__
 from edge_runtime.agent.credential import CredentialStore
 from edge_runtime.agent.decide import ItemRecord
-from edge_runtime.agent.protocol import BoxState, Failure, FailureCode, FailureKind, ItemKind
+from edge_runtime.agent.protocol import BoxState, Failure, FailureCode, FailureKind
 from edge_runtime.agent.record import BoxRecord, RecordStore
-from edge_runtime.agent.releases import PROGRAM, Releases, RunCommand, as_found, run_command
+from edge_runtime.agent.releases import KEY, PROGRAM, Releases, RunCommand, as_found, run_command
 from edge_runtime.agent.settings import AgentSettings
 from edge_runtime.agent.shelf import DocumentShelf, open_documents
 from edge_runtime.bundle.activation import Refused
@@ -35,7 +35,6 @@ from edge_runtime.errors import ConfigError, EngineError
 log: Final = structlog.get_logger("edge_runtime.agent")
 
 FOLDER: Final = "releases"
-KEY: Final = f"{ItemKind.DAEMON}/{PROGRAM}"
 _STARTS: Final = "starts.json"
 _ON_TRIAL: Final = frozenset({BoxState.ACTIVATING, BoxState.PROBATION, BoxState.REVERTING})
 
@@ -73,6 +72,9 @@ class Trial:
 
     def came_up(self) -> None:
         """The agent runs: what it sees counts from now on."""
+        self._forget()
+
+    def _forget(self) -> None:
         if exists(self.files, self._path):
             self.files.unlink(self._path)
             self.files.fsync_dir(self._path.parent)
@@ -106,6 +108,7 @@ class Trial:
         stored = record.with_item(item.model_copy(update=update))
         await asyncio.to_thread(RecordStore(self.directory, self.files).save, stored)
         await self._install_former(item)
+        await asyncio.to_thread(self._forget)  # the former one's starts are its own
         return True
 
     async def _install_former(self, item: ItemRecord) -> None:
@@ -119,9 +122,11 @@ class Trial:
         )
         shelf = await asyncio.to_thread(release_shelf, self.directory, self.files, releases)
         pointer = (await asyncio.to_thread(shelf.holdings)).active.get(PROGRAM)
-        if pointer is None or pointer.bundle_digest != item.item.digest:
+        if pointer is None:
+            return  # the command never ran
+        if pointer.bundle_digest != item.item.digest:
             # Its pointer never moved: the command may have run all the same.
-            serves = None if pointer is None else shelf.directory(pointer.bundle_digest)
+            serves = shelf.directory(pointer.bundle_digest)
             await releases.put_back(serves, "the release did not come up")
             return
         outcome = await shelf.revert(PROGRAM)

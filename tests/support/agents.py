@@ -30,12 +30,14 @@ from edge_runtime.agent.protocol import (
     topic,
 )
 from edge_runtime.agent.record import RecordStore
+from edge_runtime.agent.releases import Releases, mismatch_of
 from edge_runtime.agent.reporter import Reporter
 from edge_runtime.agent.run import Agent
 from edge_runtime.agent.sender import Sender
 from edge_runtime.agent.shelf import BundleShelf, Prepare, Shelf, open_documents
 from edge_runtime.agent.spool import Spool
 from edge_runtime.agent.telemetry import Collector, take_snapshot
+from edge_runtime.agent.trial import release_shelf
 from edge_runtime.agent.watch import Watch
 from edge_runtime.agent.work import Worker
 from edge_runtime.bundle.digests import bundle_digest
@@ -79,6 +81,7 @@ class Rig:
     applied: list[tuple[str, str]] = field(default_factory=list)
     agent: Agent | None = None
     prepare: Prepare | None = None
+    releases: Releases | None = None
     boots: int = 0
     sent_before: int = 0
     policy: Policy = field(default_factory=lambda: Policy(retry_first_s=0.05, retry_cap_s=0.1))
@@ -156,14 +159,19 @@ class Rig:
             ItemKind.BUNDLE: BundleShelf(store, self.host, files, self.root, 0),
             ItemKind.SETTINGS: documents,
         }
-        records = RecordStore(self.root / "agent", files)
+        if self.releases is not None:
+            shelves[ItemKind.DAEMON] = release_shelf(self.root, files, self.releases)
+        records = RecordStore(self.root, files)
         record = await asyncio.to_thread(records.load, PRINCIPAL)
         worker = Worker(shelves, self.trust, self.fetcher, files, self.root / "incoming")
 
         def uptime_s() -> float:
             return time.monotonic() - started_s
 
-        watch = Watch(lambda: take_snapshot(self.metrics.registry))
+        watch = Watch(
+            lambda: take_snapshot(self.metrics.registry),
+            mismatch=mismatch_of(self.releases, shelves.get(ItemKind.DAEMON)),
+        )
         box = Box(
             records=records,
             record=record,
@@ -197,7 +205,7 @@ class Rig:
             async with self.agent.running():
                 yield self.agent
 
-    async def _prepare(self, name: str, path: Path, before: Path | None) -> Noted:
+    async def _prepare(self, name: str, path: Path, before: Path) -> Noted:
         return Noted(self.applied, (name, path.read_text()))  # noqa: ASYNC240 - a few bytes
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from edge_runtime.agent.documents import SettingsDocuments
-from edge_runtime.agent.overlay import with_overlays
+from edge_runtime.agent.overlay import NONE, with_overlays
 from edge_runtime.agent.protocol import BoxState, FailureCode, ItemKind, ItemReport
 from edge_runtime.bundle.files import RealFiles
 from edge_runtime.config import Settings
@@ -190,7 +190,7 @@ async def test_a_bad_document_is_refused_with_its_reason_and_changes_nothing(
             assert told.failure is not None
             assert told.failure.code is FailureCode.REFUSED
             assert reason in told.failure.reason
-            assert told.active is None
+            assert told.active == hashlib.sha256(NONE).hexdigest()
         assert box.routing.router is before
         assert with_overlays(box.own, parse_settings, tmp_path) == box.own
         assert await box.reason() == "confident"
