@@ -18,7 +18,7 @@ from edge_runtime.router.open import local_router
 from edge_runtime.router.router import Router
 from edge_runtime.server import guards
 from edge_runtime.server.box import PAGE_ROUTES, get_box, get_page, seen_of
-from edge_runtime.server.chat_course import chat_completions
+from edge_runtime.server.chat_route import chat_completions
 from edge_runtime.server.classify import classify
 from edge_runtime.server.completions import completions
 from edge_runtime.server.context import (

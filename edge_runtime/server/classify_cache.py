@@ -15,7 +15,8 @@ from edge_runtime.router.contract import Reason
 from edge_runtime.server.classify_entry import DEFAULT_TOP_K
 
 if TYPE_CHECKING:
-    from edge_runtime.server.classify_course import ClassifyCourse, Item
+    from edge_runtime.server.classify_course import ClassifyCourse
+    from edge_runtime.server.classify_item import Item
 
 
 def look_up(course: ClassifyCourse, item: Item) -> None:

@@ -11,7 +11,8 @@ from edge_runtime.router.escalate import read_label
 from edge_runtime.server import classify_cache, classify_watch
 
 if TYPE_CHECKING:
-    from edge_runtime.server.classify_course import ClassifyCourse, Item
+    from edge_runtime.server.classify_course import ClassifyCourse
+    from edge_runtime.server.classify_item import Item
 
 
 async def escalate(

@@ -19,7 +19,8 @@ from edge_runtime.server.prompts import fit, to_tokens
 from edge_runtime.server.trials import Heard, heard, lost_by, missing
 
 if TYPE_CHECKING:
-    from edge_runtime.server.classify_course import ClassifyCourse, Item
+    from edge_runtime.server.classify_course import ClassifyCourse
+    from edge_runtime.server.classify_item import Item
 
 log: Final = structlog.get_logger("edge_runtime.server")
 

@@ -18,7 +18,8 @@ from edge_runtime.server.classify_entry import ranked
 from edge_runtime.server.watch_told import task_of, tell_decided
 
 if TYPE_CHECKING:
-    from edge_runtime.server.classify_course import ClassifyCourse, Item
+    from edge_runtime.server.classify_course import ClassifyCourse
+    from edge_runtime.server.classify_item import Item
 
 log: Final = structlog.get_logger("edge_runtime.server")
 

@@ -155,6 +155,10 @@ class RequestContext:
         """The stopwatch of the router's own time, running since the request came."""
         return OwnTime(services.clock, self.arrival_s)
 
+    def late(self, now_s: float) -> bool:
+        """Whether the caller's deadline has passed."""
+        return self.deadline_s is not None and now_s >= self.deadline_s
+
     def payer(self, plan: Plan | None = None, part: int | None = None) -> Payer:
         """Whose row it is; `part` numbers the questions of a request that has several."""
         wishes = self.wishes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from pydantic import Field
 
-from edge_runtime.core import FloatArray, ModelInfo
+from edge_runtime.core import FloatArray, ModelInfo, TextCodec
 from edge_runtime.errors import UsageError
 from edge_runtime.ledger.rows import Tokens
 from edge_runtime.router.booking import Work
@@ -83,17 +83,29 @@ async def token_batch(
     codec = services.host.codec(info.name)
     token_lists = await to_tokens(codec, inputs, info, "input")
     for at, tokens in enumerate(token_lists):
-        if not tokens:
-            raise UsageError(f"input {at} gives no tokens: send some text", param="input")
+        refuse_empty(at, tokens)
     cut_to = body.limit(info)
     if cut_to is None:
         _refuse_long(token_lists, info)
         return [tuple(tokens) for tokens in token_lists]
-    pairs: list[tuple[OneInput, list[int]]] = list(zip(inputs, token_lists, strict=True))
+    return await cut_batch(codec, inputs, token_lists, cut_to)
+
+
+async def cut_batch(
+    codec: TextCodec, inputs: Sequence[OneInput], lists: Sequence[Sequence[int]], cut_to: int
+) -> list[tuple[int, ...]]:
+    """The tokens of every input, cut to a length; see `prompts.fit`."""
+    pairs = list(zip(inputs, lists, strict=True))
     return await offload(
         lambda: [fit(codec, one, tokens, cut_to) for one, tokens in pairs],
         chars=sum(len(one) for one, tokens in pairs if len(tokens) > cut_to),
     )
+
+
+def refuse_empty(at: int, tokens: Sequence[int]) -> None:
+    """Raise `UsageError` for an input without any token."""
+    if not tokens:
+        raise UsageError(f"input {at} gives no tokens: send some text", param="input")
 
 
 def work_of(
