@@ -233,6 +233,12 @@ class PublishSettings(Section):
         default_factory=list, max_length=8, description="Base URLs of blobs, best first."
     )
     metadata_url: Url | None = Field(None, description="Base URL of trust metadata.")
+    max_blob_bytes: int = Field(
+        8 << 30, ge=1 << 20, le=1 << 40, description="Largest file a publisher may send."
+    )
+    min_free_bytes: int = Field(
+        1 << 30, ge=0, le=1 << 50, description="Room on the disk that publishers must leave."
+    )
 
 
 class FleetSettings(Section):

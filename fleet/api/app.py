@@ -13,6 +13,7 @@ import json
 import secrets
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -33,6 +34,7 @@ from fleet.web.api import console_routes
 log = structlog.get_logger(__name__)
 
 REQUEST_ID: Final = "x-request-id"
+STREAM_BYTES: Final = 256 * 1024
 _ID: Final = web.RequestKey("request_id", str)
 _NOBODY: Final = Actor("anybody", "box")
 _HEADERS: Final = {
@@ -88,6 +90,12 @@ def _handler(services: Services, route: Route) -> _Next:
             raw = await request.read()
             parsed = None if route.body is None else _body(route.body, raw)
             call = Call(services, actor, call.path, call.query, parsed, raw)
+        elif route.takes_stream:
+            call = replace(
+                call,
+                stream=request.content.iter_chunked(STREAM_BYTES),
+                length=request.content_length,
+            )
         answer = await route.handler(call)
         if isinstance(answer, Raw):
             return web.Response(

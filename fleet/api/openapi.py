@@ -76,6 +76,10 @@ def _operation(route: Route, schemas: dict[_Key, Any]) -> dict[str, Any]:
         }
     elif route.takes_bytes:
         operation["requestBody"] = {"required": True, "content": _json({"type": "object"})}
+    elif route.takes_stream:
+        binary = {"schema": {"type": "string", "format": "binary"}}
+        content = {"application/octet-stream": binary}
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 

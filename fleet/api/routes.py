@@ -10,7 +10,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
@@ -67,9 +67,14 @@ class Raw:
     content_type: str
 
 
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
+
+
 @dataclass(frozen=True)
 class Call:
-    """One checked request."""
+    """One checked request. `stream` and `length` are the body of routes that take one."""
 
     services: Services
     actor: Actor
@@ -77,6 +82,8 @@ class Call:
     query: Any
     body: Any
     raw_body: bytes = b""
+    stream: AsyncIterator[bytes] = field(default_factory=_nothing)
+    length: int | None = None
 
     @property
     def now_s(self) -> float:
@@ -92,7 +99,11 @@ OPEN: Final = None
 
 @dataclass(frozen=True)
 class Route:
-    """One route. `permission` None: no token is asked for."""
+    """One route. `permission` None: no token is asked for.
+
+    `takes_bytes`: the handler gets the body as it came, within `api.max_body_bytes`;
+    `takes_stream`: it reads the body itself, and bounds it.
+    """
 
     method: Method
     path: str
@@ -105,6 +116,7 @@ class Route:
     status: int = 200
     tag: str = ""
     takes_bytes: bool = False
+    takes_stream: bool = False
     content_type: str = "application/json"
     parameters: tuple[str, ...] = field(init=False)
 

@@ -12,6 +12,8 @@ from fleet.boxline import LogBook, Order
 from fleet.db.database import Database
 from fleet.enrol.service import EnrolmentService
 from fleet.ingest.stats import IngestStats
+from fleet.publish.repository import Repository
+from fleet.publish.uploads import Uploads
 from fleet.registry.facts import Limits
 from fleet.rollout.catalogue import Catalogue
 from fleet.rollout.service import RolloutService
@@ -67,9 +69,13 @@ class Services:
     catalogue: Catalogue
     ingest: IngestStats = field(default_factory=IngestStats)
     now: Callable[[], float] = field(default=time.time)
+    uploads: Uploads = field(init=False)
     _enrolments: Bucket = field(init=False)
 
     def __post_init__(self) -> None:
+        publish = self.settings.publish
+        repository = Repository(publish.repository)
+        self.uploads = Uploads(repository, publish.max_blob_bytes, publish.min_free_bytes)
         rate = self.settings.api.enrol_per_s
         self._enrolments = Bucket(rate, burst=10 * rate)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from edge_runtime.agent.protocol import ENROL_PATH, ROTATE_PATH, EnrolAnswer
-from fleet.api import admin, boxes, cost, enrol, rollouts, telemetry
+from fleet.api import admin, boxes, cost, enrol, publish, rollouts, telemetry
 from fleet.api.metrics import CONTENT_TYPE
 from fleet.api.routes import OPEN, Done, Page, PageQuery, Route
 from fleet.enrol.claims import Claim
@@ -134,6 +134,13 @@ _ROLLOUTS = (
           rollouts.PublishedQuery, answer=Page[rollouts.PublishedItem]),
 )  # fmt: skip
 
+_PUBLISH = (
+    Route("PUT", "/v1/publish/blobs/{digest}", publish.put_blob, Permission.PUBLISH,
+          "Send a file of something to publish", answer=publish.BlobKept, takes_stream=True),
+    Route("POST", "/v1/publish/roles/{role}", publish.publish_role, Permission.PUBLISH,
+          "Publish what was signed elsewhere", answer=publish.RolePublished, takes_bytes=True),
+)  # fmt: skip
+
 
 def _tagged(tag: str, routes: tuple[Route, ...]) -> tuple[Route, ...]:
     return tuple(replace(route, tag=tag) for route in routes)
@@ -143,6 +150,7 @@ ROUTES: Final = (
     *_tagged("boxes", _BOXES),
     *_tagged("enrolment", _ENROL),
     *_tagged("rollouts", _ROLLOUTS),
+    *_tagged("publishing", _PUBLISH),
     *_tagged("telemetry", _TELEMETRY),
     *_tagged("cost", _COST),
     *_tagged("control host", _ADMIN_ROUTES),

@@ -1,4 +1,4 @@
-"""The commands `edge-fleet publish`, `edge-fleet timestamp` and `edge-fleet keys`."""
+"""The commands `edge-fleet publish`, `delta`, `push`, `timestamp` and `keys`."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command()(publish)
     app.command()(delta)
+    app.command()(push)
     app.command()(timestamp)
     app.add_typer(keys_app, name="keys")
 
@@ -130,6 +131,37 @@ def delta(
             table.add_row(item.delta.path, f"{full}", f"{size}", f"{size / max(full, 1):.1%}")
         Console().print(table)
         _say(done)
+
+
+def push(
+    repo: RepoPath,
+    *,
+    to: Annotated[str, typer.Option(help="The control host's address.")],
+    token_file: Annotated[
+        Path, typer.Option(help="Its first line is a publisher's token of the control host.")
+    ],
+    ca: Annotated[Path | None, typer.Option(help="PEM of who signed its certificate.")] = None,
+) -> None:
+    """Send what was published here to a control host that has no keys of publishers.
+
+    Needs no key: what is sent was signed by `edge-fleet publish`. What is there already is not
+    sent again.
+    """
+    import asyncio
+
+    from fleet.publish.push import push as run
+    from fleet.publish.repository import Repository
+
+    with _refusals():
+        token = _first_line(token_file, "a token").decode("ascii", "replace")
+        done = asyncio.run(run(Repository(repo), to, token, ca=ca, say=typer.echo))
+        if not done:
+            typer.echo("everything is there already")
+        for one in done:
+            typer.echo(
+                f"{one.role}: version {one.version}, {one.targets} new, {one.blobs} files with "
+                f"{one.bytes} bytes; {_visible(one.live)}"
+            )
 
 
 def timestamp(
@@ -296,9 +328,13 @@ def _ring(directories: list[Path], passphrase_file: Path | None) -> KeyRing:
 def _passphrase(path: Path | None) -> bytes | None:
     if path is None:
         return None
+    return _first_line(path, "a passphrase")
+
+
+def _first_line(path: Path, what: str) -> bytes:
     line = _read(path).split(b"\n", 1)[0].strip()
     if not line:
-        raise ConfigError(f"{path}: its first line is empty; a passphrase was expected there")
+        raise ConfigError(f"{path}: its first line is empty; {what} was expected there")
     return line
 
 
