@@ -7,7 +7,6 @@ Rules
   that finds its list too old lets nobody in, so the control host signs it again every day.
 - A box may read `want`, `do` and `ack` and write `have`, `link`, `log` and `t/<stream>` under its
   own user name and nowhere else. A broker cannot check the shard in a topic; the receiver does.
-- Many changes in a moment are one write: whoever asks while a write goes on shares the next.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Protocol
 
 import structlog
@@ -95,23 +93,12 @@ class MosquittoFiles:
     control_hash: str
     reload: Reload
     crl_path: Path | None = None
-    _latest: tuple[Passwords, str | None] = field(default=(MappingProxyType({}), None), init=False)
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
-    _asked: int = field(default=0, init=False)
-    _written: int = field(default=0, init=False)
 
     async def update(self, passwords: Passwords, revocations: str | None = None) -> None:
-        """Replace the files and reload; returns once what was asked here is in them."""
-        self._latest = ({**passwords, self.control_user: self.control_hash}, revocations)
-        self._asked += 1
-        mine = self._asked
-        async with self._lock:
-            if self._written >= mine:
-                return  # a write that began after this call has it already
-            covers = self._asked
-            await asyncio.to_thread(self._write, *self._latest)
-            await self.reload()
-            self._written = covers
+        """Replace the files and reload; one call at a time."""
+        everybody = {**passwords, self.control_user: self.control_hash}
+        await asyncio.to_thread(self._write, everybody, revocations)
+        await self.reload()
 
     def _write(self, passwords: Passwords, revocations: str | None) -> None:
         if self.crl_path is not None and revocations is not None:

@@ -43,6 +43,7 @@ from fleet.enrol.credentials import NewCredential
 from fleet.enrol.policy import Answer, Policy, by_claim
 from fleet.enrol.requests import Enrolment
 from fleet.enrol.secrets import RootSecret, mosquitto_hash
+from fleet.enrol.shared import Shared
 from fleet.registry import boxes
 from fleet.registry.audit import SYSTEM, Actor, note
 
@@ -89,8 +90,10 @@ class EnrolmentService:
     policy: Policy = by_claim
     now: Callable[[], float] = time.time
     _behind: bool = field(default=True, init=False)
+    _in_step: Shared = field(init=False)
 
     def __post_init__(self) -> None:
+        self._in_step = Shared(self._bring_in_step)
         if self.rules.mode == "certificate" and self.authority is None:
             raise ConfigError("enrol.mode: certificates need a certificate authority")
 
@@ -159,8 +162,19 @@ class EnrolmentService:
         await self.sync()
 
     async def sync(self) -> None:
-        """Bring what the broker knows in step with the database. Raises `ConfigError`."""
-        self._behind = True  # until it is done: what failed is done with the next answer
+        """Bring what the broker knows in step with the database. Raises `ConfigError`.
+
+        Reads every credential, so boxes that join in a moment share one: a fleet of thousands
+        would not get in otherwise.
+        """
+        try:
+            await self._in_step.run()
+        except BaseException:
+            self._behind = True  # what failed is done with the next answer
+            raise
+        self._behind = False
+
+    async def _bring_in_step(self) -> None:
         now_s = self.now()
         passwords, ended = await self.database.read(
             lambda c: (credentials.passwords(c), credentials.ended_serials(c, now_s=now_s))
@@ -169,7 +183,6 @@ class EnrolmentService:
         if self.authority is not None:
             revocations = self.authority.revocations(ended, now_s=now_s)
         await self.broker.update(passwords, revocations)
-        self._behind = False
 
     # Inside one transaction.
 

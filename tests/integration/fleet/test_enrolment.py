@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,14 @@ def password(answer: EnrolAnswer) -> str:
 
 def everything_in(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+async def test_many_changes_in_a_moment_are_told_to_the_broker_together(
+    service: EnrolmentService,
+) -> None:
+    assert isinstance(service.broker, MemoryCredentials)
+    await asyncio.gather(*(service.sync() for _ in range(50)))
+    assert service.broker.updates <= 2
 
 
 async def test_a_claim_becomes_a_password_that_the_broker_knows(
@@ -346,11 +355,11 @@ async def test_a_broker_that_could_not_be_told_is_told_with_the_next_answer(
     class Stubborn(MemoryCredentials):
         failures = 1
 
-        async def update(self, passwords: Any) -> None:
+        async def update(self, passwords: Any, revocations: str | None = None) -> None:
             if self.failures:
                 self.failures -= 1
                 raise ConfigError("disk full")
-            await super().update(passwords)
+            await super().update(passwords, revocations)
 
     service = enrolment_service(database, broker=Stubborn())
     asked = AskingBox(Ed25519PrivateKey.generate()).request(await new_claim(database))
