@@ -25,12 +25,8 @@ from edge_runtime.core import (
 from edge_runtime.engine.sampler import Sampled, SamplerState, sample
 from edge_runtime.errors import CapacityError, EdgeError, EngineError
 from edge_runtime.metrics import EngineObserver
-from edge_runtime.scheduler.decode import (
-    DecodeLimits,
-    DecodeScheduler,
-    Planned,
-    RunningSequence,
-)
+from edge_runtime.scheduler.decode import DecodeScheduler
+from edge_runtime.scheduler.sequences import DecodeLimits, Planned, RunningSequence
 
 Event = tuple[str, TokenEvent]
 Deliver = Callable[[Sequence[Event]], None]

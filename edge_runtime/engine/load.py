@@ -29,7 +29,7 @@ from edge_runtime.engine.native import library_path
 from edge_runtime.engine.text import Codec, TextStream
 from edge_runtime.errors import BundleError
 from edge_runtime.metrics import EngineObserver, NullObserver
-from edge_runtime.scheduler.decode import DecodeLimits
+from edge_runtime.scheduler.sequences import DecodeLimits
 
 _WARM_UP_TOKENS = 16
 

@@ -7,8 +7,9 @@ Rules
 - Prompts advance in order of urgency: interactive before batch, then by arrival; a waiting batch
   request gains on interactive ones with its age (`BATCH_AGE_S`), so nobody starves.
 - A prompt is never divided so that one token is computed alone (`MIN_CHUNK`).
-- A sequence joins when a slot is free and leaves in the step after its last token; cancelling
-  frees the slot before the next plan.
+- A sequence joins when a slot is free, but not while another computes most of its prompt: it
+  copies that then. So several answers to one prompt compute it once.
+- It leaves in the step after its last token; cancelling frees the slot before the next plan.
 - A request that can never fit is a `UsageError`; one that would wait too long a `CapacityError`
   with the time after which it is worth asking again.
 
@@ -21,80 +22,17 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edge_runtime.core import GenerateRequest, RequestClass, StepPlan, StepRow
+from edge_runtime.core import GenerateRequest, StepPlan, StepRow
 from edge_runtime.errors import CapacityError, UsageError
 from edge_runtime.scheduler.cost import StepCost
-from edge_runtime.scheduler.slots import MIN_CHUNK, SlotChoice, SlotTable
-
-BATCH_AGE_S = 10.0
-"""A batch request is as urgent as an interactive one that arrived this much later."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeLimits:
-    """Bounds of one model's scheduler; units in the names."""
-
-    slots: int
-    max_len: int
-    max_chunk_tokens: int
-    min_chunk_tokens: int
-    inter_token_target_ms: float
-    max_waiting: int
-    max_wait_s: float
-
-
-@dataclass(slots=True, eq=False)
-class RunningSequence:
-    """One admitted request: its tokens so far and how many of them are cached in its slot."""
-
-    request: GenerateRequest
-    tokens: list[int]
-    slot: int | None = None
-    cached_len: int = 0
-    reused_len: int = 0
-
-    @property
-    def prompt_len(self) -> int:
-        """Tokens the caller sent."""
-        return len(self.request.prompt)
-
-    @property
-    def output_len(self) -> int:
-        """Tokens generated so far."""
-        return len(self.tokens) - self.prompt_len
-
-    @property
-    def pending_len(self) -> int:
-        """Tokens not yet cached: prompt still to compute, or the one token just sampled."""
-        return len(self.tokens) - self.cached_len
-
-    @property
-    def decoding(self) -> bool:
-        """True once the whole prompt was computed."""
-        return self.output_len > 0
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A sequence that got its slot for this step; `choice` says what must be copied first."""
-
-    sequence: RunningSequence
-    choice: SlotChoice
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """One step: its plan, the sequence behind each row, and who joined."""
-
-    plan: StepPlan
-    sequences: tuple[RunningSequence, ...]
-    joined: tuple[Joined, ...]
-
-    @property
-    def sampled(self) -> list[RunningSequence]:
-        """Sequences that get a token from this step, in the order of its logits."""
-        rows = zip(self.plan.rows, self.sequences, strict=True)
-        return [sequence for row, sequence in rows if row.wants_logits]
+from edge_runtime.scheduler.sequences import (
+    DecodeLimits,
+    Joined,
+    Planned,
+    RunningSequence,
+    urgency,
+)
+from edge_runtime.scheduler.slots import MIN_CHUNK, SlotTable, worth_waiting
 
 
 @dataclass(slots=True)
@@ -155,8 +93,8 @@ class DecodeScheduler:
 
     def expected_wait_s(self, sequence: RunningSequence) -> float:
         """Seconds a sequence queued now is expected to wait for its slot, from learned costs."""
-        urgency = _urgency(sequence)
-        return self._slot_free_in_s([s for s in self._waiting if _urgency(s) <= urgency])
+        mine = urgency(sequence)
+        return self._slot_free_in_s([s for s in self._waiting if urgency(s) <= mine])
 
     def expired(self, now_s: float) -> list[RunningSequence]:
         """Waiting sequences whose deadline has passed; the caller ends them with `finish`."""
@@ -176,7 +114,7 @@ class DecodeScheduler:
                 rows.append(_row(sequence, 1))
                 members.append(sequence)
         budget = self._prompt_budget(len(rows))
-        for sequence in sorted((s for s in self._running if not s.decoding), key=_urgency):
+        for sequence in sorted((s for s in self._running if not s.decoding), key=urgency):
             count = _chunk(sequence.pending_len, min(self.limits.max_chunk_tokens, budget))
             if count == 0:
                 continue
@@ -263,13 +201,17 @@ class DecodeScheduler:
 
     def _join(self) -> tuple[Joined, ...]:
         joined = []
-        self._waiting.sort(key=_urgency)
-        while self._waiting:
-            sequence = self._waiting[0]
-            choice = self._table.choose(sequence.request.prompt)
-            if choice is None:
+        self._waiting.sort(key=urgency)
+        free = self.limits.slots - self._table.busy_count
+        for sequence in tuple(self._waiting):
+            if free == 0:
                 break
-            self._waiting.pop(0)
+            free -= 1  # also for one that waits for its prefix: nobody overtakes it to a slot
+            choice = self._table.choose(sequence.request.prompt)
+            assert choice is not None, "a slot is free"
+            if self._prefix_is_coming(sequence, choice.cached_len):
+                continue
+            self._waiting.remove(sequence)
             self._table.take(choice)
             sequence.slot = choice.slot
             sequence.cached_len = sequence.reused_len = choice.cached_len
@@ -277,19 +219,26 @@ class DecodeScheduler:
             joined.append(Joined(sequence, choice))
         return tuple(joined)
 
+    def _prefix_is_coming(self, sequence: RunningSequence, cached_len: int) -> bool:
+        """Whether a running sequence computes what this one can then copy, such as the first of
+        several answers to one prompt. Only for one that is at least as urgent: it goes first.
+        """
+        mine = urgency(sequence)
+        return any(
+            # What it has computed itself since it joined counts for it, not for the copy of it.
+            worth_waiting(
+                sequence.tokens, min(cached_len, one.reused_len), one.tokens, one.cached_len
+            )
+            for one in self._running
+            if not one.decoding and urgency(one) <= mine
+        )
+
     def _prompt_budget(self, decode_rows: int) -> int:
         """Prompt tokens this step may compute beside `decode_rows` decoding ones."""
         if decode_rows == 0:
             return self.limits.max_chunk_tokens
         within = self.cost.tokens_within(self.limits.inter_token_target_ms) - decode_rows
         return min(max(within, self.limits.min_chunk_tokens), self.limits.max_chunk_tokens)
-
-
-def _urgency(sequence: RunningSequence) -> float:
-    """Smaller is sooner: the arrival, later by a constant for batch requests."""
-    request = sequence.request
-    handicap = BATCH_AGE_S if request.request_class is RequestClass.BATCH else 0.0
-    return request.arrival_s + handicap
 
 
 def _chunk(pending: int, budget: int) -> int:

@@ -111,6 +111,20 @@ class SlotTable:
         return min(free, key=lambda i: (bool(self._slots[i].tokens), self._slots[i].last_used, i))
 
 
+def worth_waiting(
+    prompt: Sequence[int], cached_len: int, coming: Sequence[int], computed_len: int
+) -> bool:
+    """Whether `prompt`, which could start with `cached_len` tokens in place, should rather wait.
+
+    `coming` are the tokens another sequence is computing, `computed_len` of them so far. Worth it
+    is at least half of what is left to compute, and not for a prefix too short to reuse.
+    """
+    shared = min(common_prefix(coming, prompt), len(prompt) - MIN_CHUNK)
+    gained = shared - cached_len
+    still_to_come = shared > computed_len
+    return still_to_come and gained >= MIN_REUSE and 2 * gained >= len(prompt) - cached_len
+
+
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """Number of equal leading tokens."""
     count = 0

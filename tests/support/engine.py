@@ -15,7 +15,7 @@ from edge_runtime.engine.decode_worker import DecodeWorker, Event
 from edge_runtime.engine.fake import FakeDecoder
 from edge_runtime.engine.text import Codec, TextStream
 from edge_runtime.metrics import NullObserver
-from edge_runtime.scheduler.decode import DecodeLimits
+from edge_runtime.scheduler.sequences import DecodeLimits
 
 EOS = 31
 """End of sequence of the fake decoder's vocabulary of 32; 0 to 25 are letters."""

@@ -23,7 +23,7 @@ from edge_runtime.engine.text import TextStream
 from edge_runtime.errors import EdgeError
 from edge_runtime.host import Host
 from edge_runtime.metrics import NullObserver
-from edge_runtime.scheduler.decode import DecodeLimits
+from edge_runtime.scheduler.sequences import DecodeLimits
 from tests.support.bundles import FakeLoader, write_tiny_bundle
 from tests.support.engine import EOS, Clock, letter_tokenizer, load_codec
 

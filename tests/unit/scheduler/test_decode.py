@@ -10,7 +10,8 @@ from edge_runtime.core import GenerateRequest, RequestClass
 from edge_runtime.engine.text import Codec
 from edge_runtime.errors import CapacityError
 from edge_runtime.scheduler.cost import StepCost
-from edge_runtime.scheduler.decode import BATCH_AGE_S, DecodeLimits, DecodeScheduler, Planned
+from edge_runtime.scheduler.decode import DecodeScheduler
+from edge_runtime.scheduler.sequences import BATCH_AGE_S, DecodeLimits, Planned
 from tests.support.engine import Bench, ask, greedy, letter_tokenizer, load_codec
 
 ENDLESS = greedy(1_000, ignore_eos=True)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.scheduler.slots import MIN_CHUNK, MIN_REUSE, SlotChoice, SlotTable, common_prefix
+from edge_runtime.scheduler.slots import (
+    MIN_CHUNK,
+    MIN_REUSE,
+    SlotChoice,
+    SlotTable,
+    common_prefix,
+    worth_waiting,
+)
 
 PROMPT = tuple(range(30))
 
@@ -87,6 +94,24 @@ def test_what_is_reused_is_the_prompts_own_beginning(prompts: list[list[int]]) -
         assert choice.cached_len <= max(0, len(prompt) - MIN_CHUNK)
         assert list(table.resident(choice.slot)) == prompt[: choice.cached_len]
         table.extend(choice.slot, prompt[choice.cached_len :])
+
+
+@pytest.mark.parametrize(
+    ("cached", "coming", "computed", "waits"),
+    [
+        (0, [*range(40)], 0, True),  # the same prompt, just begun
+        (0, [*range(40)], 38, False),  # it is all there to copy
+        (0, [*range(30), 99], 0, True),
+        (0, [*range(15), 99], 0, False),  # less than half of it
+        (34, [*range(40)], 34, False),  # too little is left to copy
+        (20, [*range(40)], 20, True),
+        (0, [99, *range(40)], 0, False),
+    ],
+)
+def test_a_prefix_worth_waiting_for(
+    cached: int, coming: list[int], computed: int, waits: bool
+) -> None:
+    assert worth_waiting([*range(40)], cached, coming, computed) is waits
 
 
 @given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
