@@ -8,19 +8,16 @@ import os
 import random
 import secrets
 import signal
-import ssl
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import aiohttp
 import structlog
 
 from edge_runtime import __version__
 from edge_runtime.agent.box import Box
 from edge_runtime.agent.clock import Clock
-from edge_runtime.agent.companions import Companions
 from edge_runtime.agent.costs import Costs
 from edge_runtime.agent.credential import (
     Credential,
@@ -31,7 +28,6 @@ from edge_runtime.agent.credential import (
 from edge_runtime.agent.decide import Policy
 from edge_runtime.agent.describe import Describe
 from edge_runtime.agent.documents import LiveSettings, SettingsDocuments, settings_shelf
-from edge_runtime.agent.download import BlobSource, BundleFetcher, FetchLimits, HttpBlobs
 from edge_runtime.agent.enrol import HttpApi, rotate
 from edge_runtime.agent.golden import GoldenAnswers
 from edge_runtime.agent.hardware import hardware, versions
@@ -46,9 +42,10 @@ from edge_runtime.agent.sender import Sender
 from edge_runtime.agent.settings import AgentSettings
 from edge_runtime.agent.shelf import BundleShelf, Shelf
 from edge_runtime.agent.spool import Spool
+from edge_runtime.agent.supply import Supply, open_session
 from edge_runtime.agent.telemetry import Collector, take_snapshot
 from edge_runtime.agent.trial import Trial, release_shelf
-from edge_runtime.agent.trust import HttpMetadata, MetadataSource, Trust, TrustState
+from edge_runtime.agent.trust import Trust
 from edge_runtime.agent.watch import Watch
 from edge_runtime.agent.work import Worker
 from edge_runtime.bundle.files import RealFiles
@@ -63,7 +60,6 @@ from edge_runtime.router.parts import LEDGER_FILE, limits_of, prices_of
 
 log: Final = structlog.get_logger("edge_runtime.agent")
 
-METADATA_TIMEOUT_S: Final = 60.0
 ROTATION_CHECK_S: Final = 6 * 3600.0
 END_SPARE_S: Final = 120.0
 
@@ -99,24 +95,11 @@ class Parts:
     async def build(self, stack: contextlib.AsyncExitStack, transport: Transport | None) -> Agent:
         """The agent, not running yet; what must be closed goes on `stack`."""
         options = self.settings.agent
-        session = await stack.enter_async_context(await self._session())
-        trust = await asyncio.to_thread(self._trust, session)
+        session = await open_session(self.credentials, self.credential)
+        await stack.enter_async_context(session)
+        supply = Supply(session, self.host.loop, self.directory, self.files, self._held)
+        trust = await asyncio.to_thread(supply.trust, self.grant, self.credential)
         limits = StoreLimits()
-
-        def open_source(url: str) -> BlobSource:
-            return HttpBlobs(session, url)
-
-        def held() -> list[Path]:
-            store = self.host.store
-            return [store.directory(digest) for digest in store.digests()]
-
-        fetcher = BundleFetcher(
-            open_source,
-            trust.delta,
-            held=held,
-            files=self.files,
-            limits=FetchLimits(min_free_bytes=limits.min_free_bytes),
-        )
         documents = self._documents(trust)
         releases = self._releases()
         shelves = await self._shelves(documents, releases, limits)
@@ -125,11 +108,11 @@ class Parts:
         worker = Worker(
             shelves,
             trust,
-            fetcher,
+            supply.fetcher(trust, limits.min_free_bytes),
             self.files,
             self.directory / "incoming",
             rate_bytes_s=options.rate_bytes_s,
-            companions=self._companions(trust, open_source),
+            companions=supply.companions(trust, self.settings.certificates.directory),
         )
         clock = Clock(time.monotonic, time.time, trust_system=options.trust_system_clock)
         watch = Watch(
@@ -171,6 +154,9 @@ class Parts:
         tail = LogTail(options.log_lines)
         tail.attach()
         stack.callback(tail.detach)
+        costs = await asyncio.to_thread(self._costs, spool)
+        if costs is not None:
+            documents.counted = lambda settings: costs.limit(limits_of(settings))
         sender = Sender(
             link,
             spool,
@@ -179,7 +165,7 @@ class Parts:
             self.uptime_s,
             clock.stamp_s,
             tail,
-            await asyncio.to_thread(self._costs, spool),
+            costs,
             interval_s=options.telemetry_interval_s,
             send_s=options.telemetry_send_s,
             log_budget_bytes=options.log_max_bytes_per_day,
@@ -215,26 +201,9 @@ class Parts:
             except EdgeError as error:
                 log.warning("not rotated", action="rotation_failed", reason=str(error))
 
-    async def _session(self) -> aiohttp.ClientSession:
-        """An HTTP client that shows the box's certificate where it has one."""
-        ca, certificate, key = await asyncio.to_thread(self.credentials.tls_files, self.credential)
-        context = ssl.create_default_context(cafile=ca)
-        if certificate is not None:
-            context.load_cert_chain(certificate, key)
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=16))
-
-    def _trust(self, session: aiohttp.ClientSession) -> Trust:
-        if self.grant.tuf_root is None:
-            raise ConfigError("the enrolment brought no trust root; enrol this box again")
-        loop = self.host.loop
-        sources: list[MetadataSource] = []
-        if self.grant.metadata is not None:
-            source = HttpMetadata(
-                session, self.grant.metadata, timeout_s=METADATA_TIMEOUT_S, loop=loop
-            )
-            sources.append(source)
-        state = TrustState(self.directory / "trust", self.files, self.grant.tuf_root.encode())
-        return Trust(state, sources, self.credential.want_keys())
+    def _held(self) -> list[Path]:
+        store = self.host.store
+        return [store.directory(digest) for digest in store.digests()]
 
     def trial(self) -> Trial:
         """What watches over a release that does not come up."""
@@ -297,12 +266,6 @@ class Parts:
         except ConfigError as error:
             log.warning("cost is not told", action="cost_unread", reason=str(error))
             return None
-
-    def _companions(self, trust: Trust, open_source: Any) -> Any:
-        directory = self.settings.certificates.directory
-        if directory is None:
-            return None
-        return Companions(directory, trust.certificates, open_source, self.files).fetch
 
     def _cut_rows_at_swaps(self, sender: Sender) -> None:
         def swapped(old: ModelInfo | None, new: ModelInfo) -> None:

@@ -73,6 +73,10 @@ class Costs:
                 mark = last_booked(reader)
         return cls(path, currency, tuple(limits), now_us, mark)
 
+    def limit(self, limits: Iterable[Limit]) -> None:
+        """Tell of these budgets from now on."""
+        self.limits = tuple(limits)
+
     def take(self) -> Taken | None:
         """What was booked since the mark; None when the ledger cannot be read now."""
         try:

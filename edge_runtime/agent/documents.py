@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -30,7 +30,8 @@ from edge_runtime.agent.shelf import DocumentShelf, open_documents
 from edge_runtime.bundle.files import Files
 from edge_runtime.config import Settings
 from edge_runtime.config_file import parse_settings
-from edge_runtime.errors import BundleError, ConfigError, EdgeError
+from edge_runtime.errors import BundleError, EdgeError
+from edge_runtime.router.live import differing
 
 log: Final = structlog.get_logger("edge_runtime.agent")
 
@@ -58,13 +59,14 @@ class LiveSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AtNextStart:
-    """For a box whose settings count from the next start only."""
+    """For a box whose settings count from the next start only; it runs with `running`."""
 
-    at_next_start: tuple[str, ...] = ("settings",)
+    running: Settings
+    at_next_start: tuple[str, ...] = ()
 
     async def prepare(self, wanted: Settings) -> AtNextStart:
         """See `LiveSettings`."""
-        return self
+        return replace(self, at_next_start=differing(self.running, wanted))
 
     def commit(self) -> None:
         """Nothing changes while it runs."""
@@ -77,8 +79,9 @@ class AtNextStart:
 class SettingsDocuments:
     """See the module. `own` are the settings of the box's own file.
 
-    `open_signed` gives the payload of an envelope that a settings key signed. `waiting` is told
-    when something was kept that counts only from the next start. `at_next_start` names it.
+    `open_signed` gives the payload of an envelope that a settings key signed. `counted` hears of
+    settings that count, `waiting` when some do only from the next start; `at_next_start` names
+    these.
     """
 
     own: Settings
@@ -86,6 +89,7 @@ class SettingsDocuments:
     directory: Path
     files: Files
     live: LiveSettings
+    counted: Callable[[Settings], None] = lambda settings: None
     waiting: Callable[[], None] = lambda: None
     at_next_start: tuple[str, ...] = ()
 
@@ -93,7 +97,7 @@ class SettingsDocuments:
         """See `shelf.Prepare`. Raises `BundleError` for a document that does not fit."""
         wanted = await asyncio.to_thread(self._with, name, path)
         try:
-            return Settling(self, name, await self.live.prepare(wanted))
+            return Settling(self, name, wanted, await self.live.prepare(wanted))
         except (EdgeError, OSError) as error:
             raise BundleError(f"settings {name}", str(error)) from error
 
@@ -123,7 +127,11 @@ class SettingsDocuments:
         try:
             change = await self.live.prepare(wanted)
         except (EdgeError, OSError) as error:
-            raise ConfigError(f"the fleet's settings do not count: {error}") from error
+            # The box stays in its fleet, which may send better ones.
+            log.warning(
+                "the fleet's settings do not count", action="settings_lost", reason=str(error)
+            )
+            return
         change.commit()
         self.at_next_start = change.at_next_start
 
@@ -134,11 +142,13 @@ class Settling:
 
     documents: SettingsDocuments
     name: str
+    wanted: Settings
     change: SettingsChange
 
     async def commit(self) -> None:
         """The pointer moved: it counts."""
         self.change.commit()
+        self.documents.counted(self.wanted)
         waiting = self.documents.at_next_start = self.change.at_next_start
         log.info("settings count", action="settings_kept", name=self.name, at_next_start=waiting)
         if waiting:

@@ -76,7 +76,7 @@ async def open_agent(
         parts = Parts(
             settings,
             settings if own is None else own,
-            AtNextStart() if live is None else live,
+            AtNextStart(settings) if live is None else live,
             host,
             metrics,
             credentials,

@@ -125,6 +125,12 @@ class Routing:
             log.info("settings wait", action="settings_wait", reason=str(error))
             settings = self.settings
         prices = await asyncio.to_thread(prices_of, settings)
+        currency = self.router.till.currency
+        if currency not in (None, prices.currency):
+            raise ConfigError(
+                f"the price list is in {prices.currency}, this box counts in {currency}: "
+                "amounts of two currencies are never added; change the box's own file instead"
+            )
         semantic_limits_of(settings.cache.semantic)
         cache = self.cache
         if cache is None and settings.cache.exact.enabled:

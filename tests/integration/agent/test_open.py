@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edge_runtime import __version__
 from edge_runtime.agent.credential import CredentialStore, new_credential
+from edge_runtime.agent.documents import LiveSettings
 from edge_runtime.agent.memory import MemoryBroker
 from edge_runtime.agent.open import open_agent
 from edge_runtime.agent.protocol import (
@@ -38,11 +41,13 @@ from edge_runtime.bundle.store import Store
 from edge_runtime.config import Settings
 from edge_runtime.host import Host, open_host
 from edge_runtime.metrics import Metrics
+from edge_runtime.router.open import open_routing
 from fleet.blobs.api import blob_routes
 from fleet.publish.initial import ORDERS_KEY, initialise
 from fleet.publish.keys import read_key
 from fleet.publish.publish import Publisher
 from fleet.publish.repository import Repository
+from tests.support.releases import Installer
 from tests.support.served import build_encoder, change_manifest, install, make_settings
 
 BOX, SOON_S = "acme~box-1", 60.0
@@ -60,11 +65,13 @@ class Fleet:
     first: str
     second: str
     third: str
+    installer: Installer
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     root = tmp_path_factory.mktemp("fleet")
+    installer = Installer.at(root / "installer", __version__)
     settings = Settings.model_validate(
         {
             **make_settings(root / "store", swap_grace_s=0.0).model_dump(),
@@ -73,6 +80,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
                 "telemetry_interval_s": 1.0,
                 "telemetry_send_s": 1.0,
                 "labels": {"site": "lab"},
+                "update_command": installer.command,
             },
         }
     )
@@ -91,7 +99,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     change_manifest(bundle, version="3.0.0", release=3, golden=golden)
     third = publisher.bundle(bundle).digest
     orders = read_key(root / "keys" / ORDERS_KEY, None)
-    return Fleet(root, repository, publisher, settings, orders, first, second, third)
+    return Fleet(root, repository, publisher, settings, orders, first, second, third, installer)
 
 
 @dataclass
@@ -136,7 +144,7 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(fleet: Fleet) -> AsyncIterator[Running]:
+async def running(fleet: Fleet, live: LiveSettings | None = None) -> AsyncIterator[Running]:
     app = web.Application()
     app.add_routes(blob_routes(fleet.repository.root_path))
     async with TestServer(app) as server:
@@ -159,7 +167,9 @@ async def running(fleet: Fleet) -> AsyncIterator[Running]:
         metrics, broker = Metrics(), MemoryBroker()
         async with (
             open_host(fleet.settings, metrics) as host,
-            open_agent(fleet.settings, host, metrics, transport=broker.transport(BOX)) as agent,
+            open_agent(
+                fleet.settings, host, metrics, live=live, transport=broker.transport(BOX)
+            ) as agent,
         ):
             assert agent is not None
             yield Running(fleet, host, agent, broker, url)
@@ -200,6 +210,59 @@ async def test_what_nobody_published_is_not_trusted(fleet: Fleet) -> None:
         assert told.failure is not None
         assert told.failure.code is FailureCode.UNTRUSTED
         assert "release 3" in told.failure.reason
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir())
+
+
+async def test_published_settings_count_at_once(fleet: Fleet) -> None:
+    document = {"router": {"degraded_answers": False}, "engine": {"max_wait_s": 5.0}}
+    published = fleet.publisher.settings("policy", fleet.publisher.sealed_settings(document))
+    async with open_routing(fleet.settings, Metrics()) as routing, running(fleet, routing) as box:
+        box.want(20, published.digest, 1, kind=ItemKind.SETTINGS, name="policy")
+        _, told = await box.reported(20, BoxState.CONFIRMED)
+        assert told.at_next_start == ("engine.max_wait_s",)
+        assert not routing.router.settings.degraded_answers
+    async with open_routing(fleet.settings, Metrics()) as routing, running(fleet, routing):
+        assert not routing.router.settings.degraded_answers, "settled at the start"
+
+
+async def test_a_published_release_is_installed_and_its_version_held_against_what_runs(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[int] = []
+    ended = asyncio.Event()
+
+    def kill(pid: int, number: int) -> None:
+        ends.append(number)
+        ended.set()
+
+    monkeypatch.setattr("edge_runtime.agent.build.os.kill", kill)
+    wheel = fleet.root / "edge_runtime.whl"
+    wheel.write_bytes(b"not really")
+    published = fleet.publisher.release("edge-runtime", "9.9.9", [wheel])
+    async with running(fleet) as box:
+        fields = {"kind": ItemKind.DAEMON, "name": "edge-runtime"}
+        box.want(30, published.digest, 1, **fields, probation={"length_s": 60})
+        async with asyncio.timeout(SOON_S):
+            await ended.wait()
+    version, _, _, _, folder = fleet.installer.asked[-1].split()
+    assert version == "9.9.9"
+    assert names_in(Path(folder)) == [wheel.name, "release.json"]
+    ended.clear()
+    async with running(fleet):  # the same daemon again: nothing was really installed
+        async with asyncio.timeout(SOON_S):
+            await ended.wait()
+    assert fleet.installer.installed == __version__
+    async with running(fleet) as box:
+        _, told = await box.reported(30, BoxState.REVERTED)
+        assert told.failure is not None
+        assert (
+            told.failure.reason == f"the daemon that came up is {__version__}, the release is 9.9.9"
+        )
+        assert told.version == __version__
+    assert ends == [signal.SIGTERM, signal.SIGTERM]
 
 
 async def test_without_an_enrolment_there_is_no_agent(tmp_path: Path, fleet: Fleet) -> None:
