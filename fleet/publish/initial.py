@@ -33,6 +33,8 @@ def initialise(
     models: Sequence[str] = (),
     root_keys: int = 1,
     root_threshold: int = 1,
+    targets_keys: int = 1,
+    targets_threshold: int = 1,
     passphrase: bytes | None = None,
 ) -> KeyRing:
     """Make keys in `directory` and a repository that trusts them; returns all the keys.
@@ -45,21 +47,22 @@ def initialise(
         )
     offline, online = directory / "offline", directory / "online"
     roots = [_key(offline / f"root-{number}.pem", passphrase) for number in range(1, root_keys + 1)]
-    targets = _key(offline / "targets.pem", passphrase)
+    names = ["targets"] if targets_keys == 1 else [f"targets-{n + 1}" for n in range(targets_keys)]
+    targets = [_key(offline / f"{name}.pem", passphrase) for name in names]
     publisher = _key(offline / "publisher.pem", passphrase)
     snapshot = _key(online / "snapshot.pem", passphrase)
     timestamp = _key(online / "timestamp.pem", passphrase)
     orders = _key(directory / ORDERS_KEY, passphrase)
     top = {
         Root.type: RoleKeys(tuple(key.public_key() for key in roots), root_threshold),
-        Targets.type: RoleKeys((targets.public_key(),)),
+        Targets.type: RoleKeys(tuple(key.public_key() for key in targets), targets_threshold),
         Snapshot.type: RoleKeys((snapshot.public_key(),)),
         Timestamp.type: RoleKeys((timestamp.public_key(),)),
     }
     by_publisher = [SETTINGS_ROLE, RELEASES_ROLE, *(model_role(name) for name in models)]
     delegated = {role: RoleKeys((publisher.public_key(),)) for role in by_publisher}
     delegated[ORDERS_ROLE] = RoleKeys((orders.public_key(),))
-    keys = [*roots, targets, publisher, snapshot, timestamp, orders]
+    keys = [*roots, *targets, publisher, snapshot, timestamp, orders]
     ring = KeyRing({key_id(key.public_key()): key for key in keys})
     create(repository, top, delegated, ring, now)
     return ring

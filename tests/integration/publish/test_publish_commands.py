@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner, Result
 
+from edge_runtime.bundle.envelope import public_pem
 from fleet.cli import app
 from tests.support.bundles import write_tiny_bundle
 
@@ -111,3 +113,35 @@ def test_encrypted_keys_need_the_passphrase_file(tmp_path: Path) -> None:
     operator.run("publish", bundle, *phrase)
     (tmp_path / "phrase").write_text("\n")
     assert "is empty" in operator.run("publish", bundle, *phrase, ok=False).stderr
+
+
+def test_the_commands_of_two_people(tmp_path: Path) -> None:
+    operator = Operator(tmp_path)
+    operator.run("keys", "init", "--root-keys", "3", "--root-threshold", "2",
+                 "--targets-keys", "2", "--targets-threshold", "2")  # fmt: skip
+    offline = tmp_path / "keys" / "offline"
+    folders = []
+    for name in ("root-1", "root-2", "targets-1", "targets-2"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (offline / f"{name}.pem").rename(folder / f"{name}.pem")
+        folders.append(str(folder))
+    ada, grace, one, two = folders
+    assert (
+        "root needs 1 more" in operator.run("keys", "renew", "root", "--keys", ada, ok=False).stderr
+    )
+    begun = operator.run("keys", "renew", "root", "--draft", "--keys", ada)
+    assert "1 more of" in begun.stdout
+    assert "edge-fleet keys sign root" in begun.stdout
+    looked = operator.run("keys", "sign", "root", "--keys", grace)
+    assert "signed by enough people" in looked.stdout
+    assert operator.versions("root") == [1, 2]
+    operator.run("keys", "renew", "targets", "--draft", "--keys", one)
+    done = operator.run("keys", "sign", "targets", "--keys", two)
+    assert "run `edge-fleet timestamp`" in done.stdout
+    operator.run("timestamp", "--keys", str(tmp_path / "keys" / "online"))
+    new = tmp_path / "new.pub"
+    new.write_bytes(public_pem(Ed25519PrivateKey.generate().public_key()))
+    replaced = operator.run("keys", "replace-root", "--public-key", str(new), "--keys", ada)
+    assert "comes" in replaced.stdout
+    assert "root: 1 must sign instead of 2" in replaced.stdout
