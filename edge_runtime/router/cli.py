@@ -6,6 +6,7 @@ Exit status: 0 nothing is wrong, 1 something is (or the settings are refused), 2
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from edge_runtime.bundle.digests import model_digest
 from edge_runtime.bundle.files import RealFiles
@@ -21,11 +23,27 @@ from edge_runtime.bundle.pointers import Pointers
 from edge_runtime.cli_options import ConfigFile, StorePath, settings_of
 from edge_runtime.config import Settings
 from edge_runtime.errors import BundleError, ConfigError, EdgeError
-from edge_runtime.router.doctor import Facts, Installed, Level, examine, inventory
+from edge_runtime.ledger.database import explained, open_reader
+from edge_runtime.ledger.ledger import now_us
+from edge_runtime.ledger.options import LEDGER_FILE
+from edge_runtime.ledger.reconcile_sql import calls
+from edge_runtime.ledger.rows import US_PER_DAY
+from edge_runtime.router.doctor import (
+    Facts,
+    Finding,
+    Guessed,
+    Installed,
+    Level,
+    examine,
+)
 from edge_runtime.router.frontier.lane import target_of
 from edge_runtime.router.frontier.ordering import Choice, arranged
+from edge_runtime.router.inventory import inventory
 from edge_runtime.router.parts import prices_of
 from edge_runtime.router.trust import CertificateBook, utc_now
+
+MONTH_US = 31 * US_PER_DAY
+_STYLES = {Level.WRONG: "bold red", Level.MISSING: "yellow", Level.NOTE: ""}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
@@ -38,18 +56,41 @@ def register(app: typer.Typer) -> None:
 
 def doctor(config: ConfigFile = None, store: StorePath = None, *, as_json: AsJson = False) -> None:
     """Say what is wrong or missing: models, certificates, prices, keys, budgets."""
-    found = examine(_facts(config, store))
+    facts = _facts(config, store)
+    found = examine(facts)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
-    elif not found:
-        typer.echo("nothing is wrong, nothing is missing")
     else:
-        table = Table("", "where", "what")
-        for one in found:
-            table.add_row(str(one.level), one.where, one.what)
-        Console().print(table, markup=False)
+        _say(facts, found, config)
     if any(one.level is Level.WRONG for one in found):
         raise typer.Exit(1)
+
+
+def _say(facts: Facts, found: Sequence[Finding], config: Path | None) -> None:
+    """For people: what was looked at, what was found, and what the words mean."""
+    console = Console()
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    settings = facts.settings
+    line(f"settings: {config or 'none named (--config FILE): the defaults'}")
+    line(
+        f"store: {settings.store.path}; active models: {', '.join(sorted(facts.models)) or 'none'}"
+    )
+    line(
+        f"endpoints: {', '.join(settings.endpoints) or 'none'}; "
+        f"frontiers: {', '.join(settings.frontiers) or 'none'}"
+    )
+    if not found:
+        line("nothing is wrong, nothing is missing")
+        return
+    table = Table("", "where", "what")
+    for one in found:
+        table.add_row(Text(str(one.level), _STYLES[one.level]), one.where, one.what)
+    console.print(table, markup=False)
+    counts = ", ".join(f"{sum(one.level is level for one in found)} {level}" for level in Level)
+    line(f"{counts} (wrong: does not work as it is set; missing: could work better)")
 
 
 def show_inventory(
@@ -88,10 +129,25 @@ def _facts(config: Path | None, store: Path | None) -> Facts:
         try:
             target_of(name, frontier)
         except ConfigError as error:
-            faults[f"frontiers.{name}"] = str(error)
+            faults[f"frontiers.{name}"] = str(error).removeprefix(f"frontiers.{name}: ")
     sets = [one.evaluation_set for one in settings.endpoints.values()]
     absent = frozenset(str(one) for one in sets if one is not None and not one.exists())
-    return Facts(settings, _installed(settings, faults), book, prices, utc_now(), faults, absent)
+    models, guessed = _installed(settings, faults), _guessed(settings, faults)
+    return Facts(settings, models, book, prices, utc_now(), faults, guessed, absent)
+
+
+def _guessed(settings: Settings, faults: dict[str, str]) -> Guessed | None:
+    path = settings.ledger.path or settings.store.path / LEDGER_FILE
+    if not settings.ledger.enabled or not path.is_file():
+        return None
+    try:
+        with open_reader(path) as reader, explained(path):
+            now = now_us()
+            open_now = [one.nano for one in calls(reader, now - MONTH_US, now) if one.open]
+    except EdgeError as error:
+        faults["ledger"] = str(error)
+        return None
+    return Guessed(len(open_now), sum(open_now))
 
 
 def _installed(settings: Settings, faults: dict[str, str]) -> dict[str, Installed]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
@@ -15,6 +15,7 @@ from edge_runtime.bundle.certificate import read_time
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.config import Settings
 from edge_runtime.core import Kind
+from edge_runtime.ledger.money import format_money
 from edge_runtime.ledger.prices import Prices
 from edge_runtime.router.contract import Policy
 from edge_runtime.router.settings import EndpointSettings
@@ -50,9 +51,17 @@ class Installed:
 
 
 @dataclass(frozen=True, slots=True)
+class Guessed:
+    """Calls of frontiers that the ledger books by a guess: how many, and at how much."""
+
+    calls: int
+    nano: int
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What a doctor looks at. `faults` were met while the parts were read, by setting;
-    `absent_files` are evaluation sets that are not there.
+    `absent_files` are evaluation sets that are not there; `guessed` is None without a ledger.
     """
 
     settings: Settings
@@ -61,6 +70,7 @@ class Facts:
     prices: Prices | None
     now: datetime
     faults: Mapping[str, str] = field(default_factory=dict)
+    guessed: Guessed | None = None
     absent_files: frozenset[str] = frozenset()
 
 
@@ -104,13 +114,16 @@ def _endpoints(facts: Facts) -> Iterator[Finding]:
         yield from _judged(facts, where, endpoint)
         if endpoint.evaluation_set is None:
             yield Finding(
-                Level.MISSING, where, "has no evaluation_set: nobody can say how good it is"
+                Level.MISSING,
+                where,
+                "has no evaluation_set: nobody can say how good it is; name a file of questions "
+                "with right answers",
             )
         elif str(endpoint.evaluation_set) in facts.absent_files:
             yield Finding(Level.WRONG, where, f"{endpoint.evaluation_set} is not there")
     if facts.settings.router.policy is Policy.LOCAL_FIRST:
         by_name = EndpointSettings(models=sorted(facts.models))
-        yield from _judged(facts, "router.policy", by_name, each=True)
+        yield from _judged(facts, "router.policy (models by their own names)", by_name, each=True)
 
 
 def _judged(
@@ -129,10 +142,18 @@ def _judged(
     without = {name: one.detail for name, one in held.items() if one.known is None}
     if without and (each or len(without) == len(judged)):
         for name, detail in without.items():
-            yield Finding(Level.MISSING, where, f"{name}: {detail}; all of it escalates")
+            yield Finding(
+                Level.MISSING,
+                where,
+                f"{name}: {detail}; every question goes to a frontier until edge-export certify "
+                "has made one",
+            )
     if not facts.settings.frontiers:
         yield Finding(
-            Level.WRONG, where, "is local-first without a frontier: unsure answers are degraded"
+            Level.WRONG,
+            where,
+            "is local-first without a frontier: unsure answers are given as degraded; set "
+            "[frontiers.NAME], or policy local-only",
         )
         return
     for name in judged:
@@ -182,6 +203,8 @@ def _money(facts: Facts) -> Iterator[Finding]:
             )
         if prices.local.busy_milliwatts is None and settings.energy.source == "assumption":
             yield Finding(Level.WRONG, "energy.source", "assumption needs energy.busy_watts")
+    if facts.guessed is not None and facts.guessed.calls:
+        yield Finding(Level.NOTE, "ledger", _guess(facts.guessed, prices))
     if not settings.ledger.enabled:
         yield Finding(Level.NOTE, "ledger", "is off: nobody can say what requests cost")
     allowed = [name for name, one in settings.frontiers.items() if one.training_allowed]
@@ -189,76 +212,13 @@ def _money(facts: Facts) -> Iterator[Finding]:
         yield Finding(Level.WRONG, "capture", "no frontier has training_allowed: nothing is kept")
 
 
-def _age(day: date, now: datetime) -> timedelta:
-    return now.date() - day
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One endpoint of the inventory. `price`: input and output, for a million tokens."""
-
-    endpoint: str
-    policy: str
-    model: str
-    reason: str
-    frontier: str
-    price: str
-
-
-def inventory(facts: Facts, order: Sequence[str]) -> list[Line]:
-    """Every name a request may use: who would answer, why, and at what price.
-
-    `order` names the frontiers in the order of asking where none is set.
-    """
-    settings = facts.settings
-    lines = []
-    for name, endpoint in settings.endpoints.items():
-        frontiers = endpoint.frontiers or settings.router.frontiers or order
-        lines.append(_line(facts, name, endpoint, frontiers))
-    for model in sorted(facts.models):
-        frontiers = settings.router.frontiers or order
-        named = EndpointSettings(models=[model], policy=settings.router.policy)
-        lines.append(_line(facts, model, named, frontiers))
-    for frontier in settings.frontiers:
-        if frontier not in facts.models:
-            price = _price(facts, frontier)
-            lines.append(Line(frontier, "frontier-only", "", "frontier-only", frontier, price))
-    return lines
-
-
-def _line(facts: Facts, name: str, endpoint: EndpointSettings, frontiers: Sequence[str]) -> Line:
-    installed = [one for one in endpoint.models if one in facts.models]
-    models = " > ".join(f"{one}@{facts.models[one].manifest.version}" for one in installed)
-    first = frontiers[0] if frontiers and endpoint.policy is not Policy.LOCAL_ONLY else ""
-    return Line(
-        name,
-        str(endpoint.policy),
-        models,
-        _reason(facts, endpoint, installed),
-        first,
-        _price(facts, first) if first else "",
+def _guess(guessed: Guessed, prices: Prices | None) -> str:
+    money = format_money(guessed.nano, "units" if prices is None else prices.currency)
+    return (
+        f"{guessed.calls:,} calls are booked by a guess, at {money} in all: settle them by the "
+        "frontier's statement with edge-runtime cost reconcile, or set its usage_url"
     )
 
 
-def _reason(facts: Facts, endpoint: EndpointSettings, installed: Sequence[str]) -> str:
-    if not installed:
-        return "not installed"
-    if endpoint.policy is not Policy.LOCAL_FIRST:
-        return str(endpoint.policy)
-    for name in installed:
-        known = holding_of(facts, name, endpoint).known
-        if known is not None:
-            one = known.certificate
-            return f"confident at {one.threshold:.3g}: {one.coverage:.0%} kept, alpha {one.alpha:g}"
-    return "no-certificate"
-
-
-def _price(facts: Facts, frontier: str) -> str:
-    settings = facts.settings.frontiers.get(frontier)
-    if settings is None or facts.prices is None:
-        return ""
-    price = facts.prices.frontier.get(settings.price_key)
-    if price is None:
-        return "unknown"
-    currency = facts.prices.currency
-    return f"{price.input_pico / 1e6:g} / {price.output_pico / 1e6:g} {currency}"
+def _age(day: date, now: datetime) -> timedelta:
+    return now.date() - day

@@ -3,6 +3,7 @@
 const POLL_MS = 2000;
 const MAX_TALK = 20;
 const TIERS = ["local", "cache", "frontier", "refused"];
+const JUDGED = ["generate", "classify"]; // kinds whose answers a certificate can speak for
 const SVG = "http://www.w3.org/2000/svg";
 const find = (id) => document.getElementById(id);
 let key = sessionStorage.getItem("edge-key") || "";
@@ -35,6 +36,13 @@ function joules(value) {
   return value ? `${value.toPrecision(3)} J` : "–";
 }
 
+function uptime(seconds) {
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} days`;
+}
+
 async function call(path, body) {
   const headers = { accept: "application/json" };
   if (key) headers.authorization = `Bearer ${key}`;
@@ -64,10 +72,10 @@ function showTraffic(traffic) {
     card("escalated", percent(traffic.escalation_rate)),
     card("from cache", percent(traffic.cache_hit_rate)),
     card("degraded", `${traffic.degraded}`),
-    card("p50 / p95 / p99 ms", [time.p50, time.p95, time.p99].map((v) => number(v, 0)).join(" / ")),
-    card("here p50 / p99 ms", [here.p50, here.p99].map((v) => number(v)).join(" / ")),
-    card("cost a task", money(traffic.cost_per_task)),
-    card("energy a task", joules(traffic.joules_per_task)),
+    card("all: p50 / p95 / p99 ms", [time.p50, time.p95, time.p99].map((v) => number(v, 0)).join(" / ")),
+    card("answered here: p50 / p99 ms", [here.p50, here.p99].map((v) => number(v)).join(" / ")),
+    card("cost a question", money(traffic.cost_per_task)),
+    card("energy a question", joules(traffic.joules_per_task)),
     card("saved by cache", money(traffic.saved)),
   ]);
   const reasons = Object.entries(traffic.reasons).map(([name, count]) => `${name} ${count}`);
@@ -110,7 +118,8 @@ function showModels(box) {
   for (const model of box.models) {
     const name = `${model.name}@${model.version} ${model.variant}`;
     if (!model.certificates.length) {
-      lines.push(row([name, model.kind, "–", "no certificate", "–", "–", "–"]));
+      const promise = JUDGED.includes(model.kind) ? "no certificate" : "needs no certificate";
+      lines.push(row([name, model.kind, "–", promise, "–", "–", "–"]));
     }
     for (const one of model.certificates) {
       const promise = `≤ ${percent(one.alpha)} wrong, ${percent(1 - one.delta)} sure`;
@@ -119,6 +128,7 @@ function showModels(box) {
       lines.push(row([name, model.kind, one.task, promise, percent(one.coverage), until, state]));
     }
   }
+  if (!lines.length) lines.push(row(["no model is active: edge-runtime install BUNDLE"]));
   fill(find("models"), lines);
   find("frontiers").textContent = box.frontiers.length
     ? `Frontiers: ${box.frontiers.join(", ")}`
@@ -145,7 +155,7 @@ function showRecent(recent) {
 function offerModels(box) {
   const kinds = Object.fromEntries(box.models.map((one) => [one.name, one.kind]));
   const offers = box.models
-    .filter((one) => one.kind === "generate" || one.kind === "classify")
+    .filter((one) => JUDGED.includes(one.kind))
     .map((one) => [one.name, one.kind]);
   for (const endpoint of box.endpoints) {
     offers.unshift([endpoint.name, kinds[endpoint.models[0]] || "generate"]);
@@ -154,6 +164,7 @@ function offerModels(box) {
   const wanted = JSON.stringify(offers);
   if (select.dataset.offers === wanted) return;
   select.dataset.offers = wanted;
+  find("send").disabled = !offers.length;
   const chosen = select.value;
   fill(select, offers.map(([name, kind]) => {
     const option = make("option", `${name} (${kind})`);
@@ -168,9 +179,8 @@ async function poll() {
   try {
     const { answer: box } = await call("/v1/box");
     currency = box.currency;
-    const minutes = Math.floor(box.uptime_s / 60);
     state.textContent = box.ready
-      ? `version ${box.version}, up ${minutes} min`
+      ? `version ${box.version}, up ${uptime(box.uptime_s)}`
       : `not ready: ${box.not_ready_reason}`;
     state.className = box.ready ? "" : "bad";
     find("key-form").hidden = true;

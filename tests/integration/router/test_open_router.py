@@ -20,6 +20,8 @@ from edge_runtime.config import Settings
 from edge_runtime.config_file import parse_settings
 from edge_runtime.errors import ConfigError
 from edge_runtime.ledger.budget import Limit, Period
+from edge_runtime.ledger.ledger import Ledger, now_us
+from edge_runtime.ledger.rows import Attempt, MoneySource, Tier
 from edge_runtime.metrics import Metrics
 from edge_runtime.router.frontier.memory import MemoryFrontiers
 from edge_runtime.router.open import open_router
@@ -173,6 +175,32 @@ def test_the_doctor_names_what_is_wrong_and_missing(run: Callable[..., Any]) -> 
     assert found.exit_code == 1
     for part in ("nobody is not installed", "no price", "evaluation_set", "budgets.day", "NO_SUCH"):
         assert part in found.output
+
+
+def test_the_doctor_names_what_it_looked_at_and_what_is_still_a_guess(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    settings = tmp_path / "edge.toml"
+    settings.write_text(f'[store]\npath = "{tmp_path}"\n')
+    with Ledger.open(tmp_path / "ledger" / "ledger.db") as ledger:
+        for number, source in enumerate((MoneySource.USAGE, MoneySource.WORST_CASE)):
+            row = Attempt(
+                at_us=now_us(),
+                request_id="r",
+                task_id="t",
+                tier=Tier.FRONTIER,
+                model="big",
+                frontier_nano=20_000_000,
+                money_source=source,
+                call_id=f"call-{number}",
+            )
+            ledger.append(row).result()
+    found = CliRunner().invoke(app, ["doctor", "--config", str(settings)])
+    assert f"settings: {settings}" in found.output
+    assert f"store: {tmp_path}; active models: none" in found.output
+    assert "1 calls are booked by a guess, at 0.0200" in found.output
+    assert "1 wrong, 0 missing, 1 note" in found.output
 
 
 def test_the_inventory_names_endpoints_models_reasons_and_prices(run: Callable[..., Any]) -> None:
