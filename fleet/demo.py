@@ -121,9 +121,7 @@ async def opened(options: DemoOptions, say: Say) -> AsyncIterator[Demo]:
     """Publish, enrol, connect; the demo runs while inside. Raises `EdgeError`."""
     clock, directory = FastClock(options.speed), options.directory
     flaws = Flaws(refused_share=1.0) if options.flawed else NO_FLAWS
-    old, new = await asyncio.to_thread(
-        publish_two, directory, NAME, flaws, right_golden=not options.flawed
-    )
+    old, new = await asyncio.to_thread(publish_two, directory, NAME, flaws)
     say(f"published {NAME} {old.version} and {new.version}, signed with keys made for this demo")
     daemons = []
     if options.daemon:

@@ -6,6 +6,7 @@ It embeds a text as the componentwise maximum over its words, each a random vect
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -86,27 +87,32 @@ def write_tiny_bundle(
     return pack(directory, draft, files)
 
 
-def publish_two(
-    directory: Path, name: str, flaws: Flaws = NO_FLAWS, *, right_golden: bool = True
-) -> tuple[Bundle, Bundle]:
-    """Make keys, a repository and two releases of a tiny bundle; the second has `flaws`.
+def publish_two(directory: Path, name: str, flaws: Flaws = NO_FLAWS) -> tuple[Bundle, Bundle]:
+    """`publish_releases` of a flawless one and one with `flaws`."""
+    old, new = publish_releases(directory, name, (NO_FLAWS, flaws))
+    return old, new
 
-    `directory` gets `keys`, `repository`, `build-1` and `build-2`. `right_golden`: of the second,
-    as in `write_tiny_bundle`. Blocks on the disk. Raises `ConfigError` where a repository is there
-    already.
+
+def publish_releases(directory: Path, name: str, flaws: Sequence[Flaws]) -> tuple[Bundle, ...]:
+    """Make keys, a repository and a release of a tiny bundle for each of `flaws`.
+
+    `directory` gets `keys`, `repository` and `build-1` and so on. One that every simulated box
+    refuses promises a wrong golden answer, so real ones refuse it too. Blocks on the disk. Raises
+    `ConfigError` where a repository is there already.
     """
     now = datetime.now(UTC)
     repository = Repository(directory / "repository")
     ring = initialise(repository, directory / "keys", now=now, models=[name])
     publisher = Publisher(repository, ring, now)
     made = []
-    for release, wrong, right in ((1, NO_FLAWS, True), (2, flaws, right_golden)):
+    for release, wrong in enumerate(flaws, 1):
         folder = directory / f"build-{release}"
+        right = wrong.refused_share < 1
         manifest = write_tiny_bundle(folder, name, release, right_golden=right)
         publisher.bundle(folder)
         digests = bundle_digest(manifest), model_digest(manifest, "int8")
         made.append(Bundle(*digests, manifest.version, release, wrong))
-    return made[0], made[1]
+    return tuple(made)
 
 
 def _tokenizer() -> dict[str, Any]:
