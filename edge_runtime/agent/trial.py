@@ -6,7 +6,8 @@ Rules
 - Too many starts that ended before that, or an operator's (service manager's) word, and the
   release is condemned: the record says so first, then the former one is installed, then its
   pointer moves. Cut off anywhere, the next start goes on from there.
-- A box whose record or credential cannot be read starts as if there were no trial.
+- A box whose disk or credential cannot be read starts as if there were no trial: nothing in here
+  keeps a box from serving.
 """
 
 from __future__ import annotations
@@ -161,7 +162,13 @@ async def guard_start(trial: Trial) -> None:
 
     Raises `EngineError` after it was taken back: what runs now is not what is installed.
     """
-    starts = await asyncio.to_thread(trial.started)
+    if not trial.options.enabled:
+        return
+    try:
+        starts = await asyncio.to_thread(trial.started)
+    except OSError as error:
+        log.warning("start not counted", action="trial_unread", reason=str(error))
+        return
     if starts <= trial.options.update_max_starts:
         return
     reason = f"{starts - 1} starts of it ended before it was back in the fleet"

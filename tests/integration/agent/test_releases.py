@@ -226,6 +226,20 @@ async def test_starts_before_the_agent_ran_are_forgotten_once_it_does(tmp_path: 
         assert trial.started() == 1
 
 
+async def test_a_disk_that_cannot_be_read_keeps_no_daemon_from_starting(tmp_path: Path) -> None:
+    async with box_of(tmp_path) as box:
+        async with box.running():
+            box.want(1, NEW, length_s=3600)
+            await box.until_it_ends()
+        trial = trial_of(box)
+        counts = tmp_path / "releases" / "starts.json.tmp"
+        counts.mkdir()  # stands for a disk that takes no file
+        (counts / "full").touch()
+        for _ in range(5):
+            await guard_start(trial)
+        assert box.installer.installed == NEW
+
+
 async def test_the_rescue_works_also_when_the_pointer_never_moved(tmp_path: Path) -> None:
     async with box_of(tmp_path) as box:
         async with box.running():
