@@ -179,6 +179,8 @@ async def _upkeep(routing: Routing) -> None:
     settings, ledger = routing.started, routing.ledger
     due = {"energy": 0.0, "certificates": time.monotonic() + settings.certificates.reload_s}
     pause_s = min(settings.energy.period_s, settings.certificates.reload_s)
+    missing = asyncio.Event()
+    routing.router.book.on_missing = missing.set
     while True:
         now_s = time.monotonic()
         if now_s >= due["energy"]:
@@ -186,11 +188,14 @@ async def _upkeep(routing: Routing) -> None:
             await _try("energy", lambda: asyncio.to_thread(_book_energy, routing.router))
             if ledger is not None:
                 await _try("expiry", lambda: asyncio.wrap_future(ledger.expire()))
-        if now_s >= due["certificates"]:
+        if now_s >= due["certificates"] or missing.is_set():
+            missing.clear()
             due["certificates"] = now_s + settings.certificates.reload_s
             await _try("certificates", lambda: asyncio.to_thread(routing.router.book.reload))
             routing.router.tell_watch()
-        await asyncio.sleep(pause_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await missing.wait()
 
 
 def _book_energy(router: Router) -> None:

@@ -6,6 +6,8 @@ Rules
 - Of several certificates for one model and task the one issued last that holds decides; where an
   alpha is asked for, the one that promises the most within it.
 - What `judge` says is kept for the second it was said in: a request costs two dictionary reads.
+- A model that nobody has asked about and that has no certificate is told to `on_missing`, once: it
+  may have come a moment ago, and its certificate lie in the folder already.
 
 `reload` reads the folder and takes milliseconds a file: give it to a thread. It swaps one
 reference, so lookups meanwhile see the old or the new set, never a mixture.
@@ -67,6 +69,8 @@ class CertificateBook:
     settings: CertificatesSettings = field(default_factory=CertificatesSettings)
     clock: Callable[[], datetime] = utc_now
     problems: tuple[str, ...] = ()
+    on_missing: Callable[[], None] = lambda: None
+    _missed: set[Key] = field(default_factory=set)
     _by_key: Mapping[Key, tuple[Known, ...]] = field(default_factory=dict)
     _judged: dict[tuple[Key, float | None], tuple[int, Holding]] = field(default_factory=dict)
 
@@ -133,6 +137,9 @@ class CertificateBook:
         scores = {name: VERSIONS[name] for name in _SCORES_OF_KIND.get(kind, ())}
         context = Context(key[0], key[1], scores, revoked=frozenset(self.settings.revoked))
         known_here = self._by_key.get(key, ())
+        if not known_here and key not in self._missed and len(self._missed) < MAX_FILES:
+            self._missed.add(key)
+            self.on_missing()
         usable = _in_order(known_here, alpha)
         detail = f"there is no certificate for task {key[1]!r} of this model"
         if known_here and not usable:

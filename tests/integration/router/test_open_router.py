@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from edge_runtime.bundle.envelope import public_pem
 from edge_runtime.cli import app
 from edge_runtime.config import Settings
 from edge_runtime.config_file import parse_settings
+from edge_runtime.core import Kind
 from edge_runtime.errors import ConfigError
 from edge_runtime.ledger.budget import Limit, Period
 from edge_runtime.ledger.ledger import Ledger, now_us
@@ -96,6 +98,20 @@ async def test_certificates_of_the_folder_decide(tmp_path: Path) -> None:
                 data = (await response.json())["data"]
     assert [entry["edge"]["reason"] for entry in data] == ["confident", "low-confidence"]
     assert (tmp_path / "store" / "watch").is_dir(), "the watch keeps its state beside the store"
+
+
+async def test_a_certificate_that_came_with_a_new_model_counts_from_its_first_question(
+    tmp_path: Path,
+) -> None:
+    named = write_certificate(tmp_path)
+    path = tmp_path / "certificates" / "letters.json"
+    elsewhere = path.rename(tmp_path / "letters.json")
+    settings = settings_of(tmp_path, certificates={**named, "reload_s": 86_400})
+    async with open_router(settings, Metrics()) as router, asyncio.timeout(20):
+        await asyncio.sleep(0)  # the upkeep begins with the loop's next turn
+        elsewhere.rename(path)
+        while router.book.holding(LETTERS, "letter-class", Kind.CLASSIFY).known is None:  # noqa: ASYNC110 - the upkeep tells nobody
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(
