@@ -94,7 +94,7 @@ class Lab:
             folder = Path(name)
             captured = self._capture(folder, self.asked[:size], teacher)
             request = DistillRequest(
-                (folder / "captured",), folder / "key", folder / "student", recipe=RECIPE
+                (folder / "captured",), (folder / "key",), folder / "student", recipe=RECIPE
             )
             result = distill(request)
         assert result.split is not None

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,6 +80,18 @@ def read_key(path: Path) -> bytes:
 def key_id(key: bytes) -> bytes:
     """Tells keys apart without telling them."""
     return hashlib.sha256(b"edge-capture-key" + key).digest()[:KEY_ID_BYTES]
+
+
+def key_of(path: Path, keys: Sequence[bytes]) -> bytes:
+    """The one of several keys that a segment was written with; else the first: reading says no.
+
+    Raises `OSError`, and `ValueError` without keys.
+    """
+    if not keys:
+        raise ValueError("needs a key")
+    with path.open("rb") as file:
+        named = file.read(HEADER_BYTES)[-KEY_ID_BYTES:]
+    return next((key for key in keys if key_id(key) == named), keys[0])
 
 
 @dataclass(slots=True)

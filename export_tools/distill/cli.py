@@ -16,7 +16,9 @@ def distill(  # noqa: PLR0917 - options of a command
     captures: Annotated[
         list[Path], typer.Argument(metavar="CAPTURE...", help="Capture files, or their folders.")
     ],
-    key: Annotated[Path, typer.Option(help="The file that `capture.key_file` names.")],
+    key: Annotated[
+        list[Path], typer.Option("--key", help="File that `capture.key_file` names; repeatable.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder to make; without it only what is inside is told."),
@@ -62,7 +64,7 @@ def distill(  # noqa: PLR0917 - options of a command
     with reported(console):
         request = DistillRequest(
             captures=tuple(captures),
-            key=key,
+            keys=tuple(key),
             out=out,
             task=task,
             kind=kind,

@@ -46,10 +46,10 @@ CHOSEN_BY_DOUBT = ("low-confidence", "no-certificate", "drift", "schema-invalid"
 
 @dataclass(frozen=True, slots=True)
 class DistillRequest:
-    """What to distil. Without `out` only what is inside is told."""
+    """What to distil. Without `out` only what is inside is told; each file has one of `keys`."""
 
     captures: tuple[Path, ...]
-    key: Path
+    keys: tuple[Path, ...]
     out: Path | None = None
     task: Task | None = None
     kind: StudentKind | None = None
@@ -111,7 +111,8 @@ def distill(request: DistillRequest) -> Distillation:
     files = capture_files(request.captures)
     result = Distillation(files=len(files))
     exchanges = []
-    for one in read_exchanges(files, read_key(request.key), take_cut=request.take_cut):
+    keys = [read_key(path) for path in request.keys]
+    for one in read_exchanges(files, keys, take_cut=request.take_cut):
         result.inventory.add(one)
         exchanges.append(one)
     if request.out is None:

@@ -22,6 +22,7 @@ from edge_runtime.bundle.canonical import canonical_bytes
 from edge_runtime.bundle.capture_file import (
     ANSWER_LOGPROB,
     TRAINING_ALLOWED,
+    key_of,
     read_segment,
     segments,
 )
@@ -125,14 +126,17 @@ def capture_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_exchanges(
-    files: Sequence[Path], key: bytes, *, take_cut: bool = False
+    files: Sequence[Path], keys: Sequence[bytes], *, take_cut: bool = False
 ) -> Iterator[Exchange]:
-    """The exchanges of all files, in order. Raises `BundleError` or `UsageError`; see the rules."""
+    """The exchanges of all files, in order; each file has one of the keys.
+
+    Raises `BundleError` or `UsageError`; see the rules.
+    """
     count = 0
     for path in files:
         number = 0
         try:
-            for record in read_segment(path, key, whole=not take_cut):
+            for record in read_segment(path, key_of(path, keys), whole=not take_cut):
                 yield _exchange(record, f"{path.name}, record {number}")
                 number += 1
                 count += 1

@@ -40,7 +40,7 @@ def drops(result: Distillation) -> dict[str, int]:
 def request_(tmp_path: Path) -> DistillRequest:
     folder, key = captured(tmp_path, QUESTIONS, max_segment_bytes=8192, max_record_bytes=4096)
     assert len(segments(folder)) > 3
-    return DistillRequest((folder,), key, tmp_path / "student")
+    return DistillRequest((folder,), (key,), tmp_path / "student")
 
 
 def recipe_file(folder: Path, escalation: Any, **more: Any) -> Path:
@@ -98,7 +98,7 @@ def test_a_predecessors_recipe_gives_labels_training_and_escalation(
     again = tmp_path / "again"
     again.mkdir()
     folder, key = captured(again, [*QUESTIONS, *extra])
-    result = distill(replace(request_, captures=(folder,), key=key, recipe=path))
+    result = distill(replace(request_, captures=(folder,), keys=(key,), recipe=path))
     assert drops(result) == {Drop.NO_LABEL: 1}
     assert result.summary()["rows"]["out_of_scope"] == 2
     assert result.summary()["labels"]["music"] == 41
@@ -133,7 +133,7 @@ def test_what_is_not_worth_training_on_is_dropped_and_told(
     again = tmp_path / "again"
     again.mkdir()
     folder, key = captured(again, [*QUESTIONS, *bad])
-    result = distill(replace(request_, captures=(folder,), key=key))
+    result = distill(replace(request_, captures=(folder,), keys=(key,)))
     assert drops(result) == {
         Drop.REFUSED: 1, Drop.CUT: 1, Drop.WRONG_FORM: 2, Drop.CONVERSATION: 1, Drop.TOOLS: 1,
         Drop.DISAGREEMENT: 2,
@@ -152,7 +152,7 @@ def test_slots_become_an_assistants_rows(tmp_path: Path) -> None:
     exchanges.append(extracted("play thriller", "Play", [("artist", "michael")]))
     folder, key = captured(tmp_path, exchanges)
     path = recipe_file(tmp_path, EXTRACT)
-    request = DistillRequest((folder,), key, tmp_path / "out", recipe=path, heldout_percent=30)
+    request = DistillRequest((folder,), (key,), tmp_path / "out", recipe=path, heldout_percent=30)
     request = replace(request, dev_percent=20)
     result = distill(request)
     assert (result.question and result.question.task, result.kind) == (
@@ -178,7 +178,7 @@ def test_how_sure_a_frontier_was_becomes_a_soft_label(tmp_path: Path) -> None:
         choice = {**one["answer"]["choices"][0], "logprobs": {"content": [{"logprob": -0.5}]}}
         one["answer"] = {**one["answer"], "choices": [choice]}
     folder, key = captured(tmp_path, doubtful)
-    result = distill(DistillRequest((folder,), key, tmp_path / "out"))
+    result = distill(DistillRequest((folder,), (key,), tmp_path / "out"))
     assert result.summary()["soft_labels"] == 60
     rows = read_rows(tmp_path / "out" / "data" / "out" / "train.jsonl")
     assert sorted({row.confidence for row in rows}) == [0.6065, 1.0]
@@ -187,7 +187,7 @@ def test_how_sure_a_frontier_was_becomes_a_soft_label(tmp_path: Path) -> None:
 def test_without_permission_nothing_is_made(request_: DistillRequest) -> None:
     (folder,) = request_.captures
     record = {"messages": [{"role": "user", "content": "x"}], "at_us": 1}
-    by_hand(folder, read_key(request_.key), [record | {"training_allowed": "yes"}])
+    by_hand(folder, read_key(request_.keys[0]), [record | {"training_allowed": "yes"}])
     with pytest.raises(UsageError, match="record 0: does not say that its frontier's terms allow"):
         distill(request_)
     assert not request_.out or not request_.out.exists()
@@ -199,9 +199,9 @@ def test_a_wrong_key_and_a_cut_file_lose_nothing(request_: DistillRequest, tmp_p
     other = tmp_path / "other.key"
     other.write_text("ab" * 32)
     with pytest.raises(BundleError, match="another key"):
-        distill(replace(request_, key=other))
+        distill(replace(request_, keys=(other,)))
     with pytest.raises(ConfigError, match="name the file"):
-        distill(replace(request_, key=tmp_path / "gone"))
+        distill(replace(request_, keys=(tmp_path / "gone",)))
     last = segments(folder)[-1]
     last.write_bytes(before[last][:-7])
     with pytest.raises(BundleError, match=r"ends within record \d+.*--take-cut"):
@@ -214,12 +214,20 @@ def test_a_wrong_key_and_a_cut_file_lose_nothing(request_: DistillRequest, tmp_p
     assert result.inventory.exchanges == 119
 
 
+def test_boxes_have_keys_of_their_own(request_: DistillRequest, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    again.mkdir()
+    folder, key = captured(again, [asked("sing in the hall", "music")])
+    both = replace(request_, captures=(folder, *request_.captures), keys=(key, *request_.keys))
+    assert distill(both).inventory.exchanges == 121
+
+
 def test_several_questions_are_not_mixed(request_: DistillRequest, tmp_path: Path) -> None:
     again = tmp_path / "again"
     again.mkdir()
     other = [extracted(f"play {n}", "Play", [], endpoint="player") for n in "abcdefgh"]
     folder, key = captured(again, [*QUESTIONS, *other])
-    mixed = replace(request_, captures=(folder,), key=key)
+    mixed = replace(request_, captures=(folder,), keys=(key,))
     with pytest.raises(UsageError, match="2 different questions"):
         distill(mixed)
     result = distill(replace(mixed, endpoints=frozenset({"intent"})))
@@ -236,7 +244,7 @@ def test_several_questions_are_not_mixed(request_: DistillRequest, tmp_path: Pat
 def test_too_few_answers_make_no_student(tmp_path: Path) -> None:
     folder, key = captured(tmp_path, [QUESTIONS[0], QUESTIONS[-1]])
     with pytest.raises(UsageError, match=r"0 answers are left.*2 rare-label"):
-        distill(DistillRequest((folder,), key, tmp_path / "out"))
+        distill(DistillRequest((folder,), (key,), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -244,7 +252,7 @@ def test_the_command_tells_what_is_inside_and_what_is_next(
     request_: DistillRequest, tmp_path: Path
 ) -> None:
     runner = CliRunner()
-    call = ["distill", str(request_.captures[0]), "--key", str(request_.key)]
+    call = ["distill", str(request_.captures[0]), "--key", str(request_.keys[0])]
     told = runner.invoke(app, call)
     assert told.exit_code == 0, told.output
     assert "2026-11-22 to 2026-11-22" in told.output
@@ -256,6 +264,8 @@ def test_the_command_tells_what_is_inside_and_what_is_next(
     again = runner.invoke(app, [*call, "--out", str(tmp_path / "student")])
     assert again.exit_code == 1
     assert "exists" in again.output
-    nothing = runner.invoke(app, ["distill", str(tmp_path / "gone"), "--key", str(request_.key)])
+    nothing = runner.invoke(
+        app, ["distill", str(tmp_path / "gone"), "--key", str(request_.keys[0])]
+    )
     assert nothing.exit_code == 1
     assert "name capture files or folders" in nothing.output

@@ -189,7 +189,7 @@ def test_a_student_learns_from_what_was_captured(repository: Path, tmp_path: Pat
         choice["logprobs"] = {"content": [{"token": "x", "logprob": -0.1}]}
     folder, key = captured(tmp_path, exchanges)
     student = tmp_path / "student"
-    distill(DistillRequest((folder,), key, student))
+    distill(DistillRequest((folder,), (key,), student))
     base = _tiny_encoder(tmp_path / "base", [row["text"] for row in rows])
     recipe, out = student / "recipe.toml", tmp_path / "checkpoint"
     result = train(recipe, student / "data", out, smoke=True, device="cpu", base=base)
