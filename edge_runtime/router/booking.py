@@ -4,163 +4,28 @@ Rules
 - A row is made once its attempt's fate is known, so that `answered` is true on exactly one of a
   question. Rows of tier `frontier` are written by the frontier side; here they are only told.
 - What the caller reads in `edge` comes from the same rows, so the two cannot differ.
-- Appending never waits for the disk; a row that finds no place is counted and logged, and with
-  `ledger.wait_for_disk` refuses the answer instead.
+- How rows reach the disk is the till's: see `till`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
-
-import structlog
+from typing import Any
 
 from edge_runtime.cache.answers import Answer, AnswerScore
 from edge_runtime.core import ModelInfo
-from edge_runtime.errors import CapacityError
-from edge_runtime.ledger.cost import energy_cost, local_cost
 from edge_runtime.ledger.energy.account import worst_source
-from edge_runtime.ledger.ledger import LedgerLike
 from edge_runtime.ledger.money import NANO
-from edge_runtime.ledger.prices import LocalPrice
 from edge_runtime.ledger.rows import (
     Attempt,
     JouleSource,
-    Outcome,
-    Purpose,
     Status,
     Tier,
-    Tokens,
-    idle_row,
-    ppm,
 )
 from edge_runtime.router.contract import FrontierError, FrontierReply, Payer, Reason
-from edge_runtime.router.energy import EnergyMeter, IdleEnergy
-
-log: Final = structlog.get_logger("edge_runtime.router")
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What one local attempt took. `busy_us` is its part of the engine's time."""
-
-    tokens: Tokens
-    busy_us: int
-    duration_us: int
-
-
-@dataclass(slots=True)
-class Till:
-    """Makes and keeps rows. `ledger` None keeps none: requests still say what they cost."""
-
-    ledger: LedgerLike | None
-    meter: EnergyMeter
-    local: LocalPrice
-    now_us: Callable[[], int]
-    currency: str | None = None
-    price_version: str = ""
-    wait_for_disk: bool = False
-    lost: Callable[[], None] = lambda: None
-
-    def local_row(
-        self,
-        payer: Payer,
-        info: ModelInfo,
-        work: Work,
-        *,
-        attempt: int = 0,
-        status: Status = Status.OK,
-        reason: str = "",
-        purpose: Purpose = Purpose.SERVE,
-        answered: bool = False,
-        score: float | None = None,
-        task: str = "",
-    ) -> Attempt:
-        """The row of a local attempt, priced."""
-        energy = self.meter.of(work.busy_us)
-        cost = local_cost(energy.energy_uj, work.busy_us, self.local)
-        return Attempt(
-            at_us=self.now_us(),
-            request_id=payer.request_id,
-            task_id=payer.task_id,
-            tier=Tier.LOCAL,
-            model=info.full_name,
-            attempt=attempt,
-            tenant=payer.tenant,
-            endpoint=payer.endpoint,
-            tag=payer.tag,
-            purpose=purpose,
-            model_digest=info.model_digest,
-            tokens_in=work.tokens.tokens_in,
-            tokens_cached=work.tokens.tokens_cached,
-            tokens_out=work.tokens.tokens_out,
-            energy_nano=cost.energy_nano,
-            hardware_nano=cost.hardware_nano,
-            price_version=self.price_version,
-            energy_uj=energy.energy_uj,
-            energy_source=energy.source,
-            duration_us=work.duration_us,
-            status=status,
-            reason=reason,
-            answered=answered,
-            score_ppm=ppm(score),
-            task=task if score is not None else "",
-        )
-
-    def append(self, row: Attempt) -> Future[int] | None:
-        """Queue a row for the disk; see the module's rules."""
-        if self.ledger is None:
-            return None
-        try:
-            future = self.ledger.append(row)
-        except CapacityError as error:
-            self._lose(error)
-            if self.wait_for_disk:
-                raise
-            return None
-        future.add_done_callback(self._look)
-        return future
-
-    def _look(self, future: Future[int]) -> None:
-        if not future.cancelled() and (error := future.exception()) is not None:
-            self._lose(error)
-
-    def _lose(self, error: BaseException) -> None:
-        self.lost()
-        log.error("a ledger row was lost", action="ledger_row_lost", reason=str(error))
-
-    def idle(self, idle: IdleEnergy) -> None:
-        """Book a period's idle energy."""
-        nano = energy_cost(idle.energy_uj, self.local)
-        self.append(
-            idle_row(
-                at_us=self.now_us(),
-                wall_us=idle.wall_us,
-                energy_uj=idle.energy_uj,
-                energy_source=idle.source,
-                energy_nano=nano,
-            )
-        )
-
-    def implied(self, payer: Payer, *, resolved: bool, source: str) -> None:
-        """Book what an answer's form implies of its task."""
-        if self.ledger is None:
-            return
-        outcome = Outcome(
-            at_us=self.now_us(),
-            task_id=payer.task_id,
-            resolved=resolved,
-            tenant=payer.tenant,
-            explicit=False,
-            source=source,
-        )
-        try:
-            self.ledger.outcome(outcome).add_done_callback(self._look)
-        except CapacityError as error:
-            self._lose(error)
+from edge_runtime.router.till import Till, Work
 
 
 @dataclass(slots=True)

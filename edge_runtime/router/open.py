@@ -24,7 +24,6 @@ from edge_runtime.errors import EdgeError
 from edge_runtime.ledger.ledger import Ledger, now_us
 from edge_runtime.ledger.prices import LocalPrice, Prices
 from edge_runtime.metrics import Metrics
-from edge_runtime.router.booking import Till
 from edge_runtime.router.contract import FrontierLike
 from edge_runtime.router.energy import EnergyMeter
 from edge_runtime.router.frontier.capture import Capture
@@ -39,6 +38,7 @@ from edge_runtime.router.parts import (
 )
 from edge_runtime.router.plan import Directory
 from edge_runtime.router.router import Router
+from edge_runtime.router.till import Till
 from edge_runtime.router.trust import CertificateBook
 from edge_runtime.router.watch.meter import MeteredListener
 from edge_runtime.router.watch.state import FileWatchStore

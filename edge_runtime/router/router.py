@@ -25,7 +25,7 @@ from edge_runtime.errors import CapacityError, EngineError, TransportError, Usag
 from edge_runtime.ledger.money import NANO
 from edge_runtime.ledger.rows import Attempt, Purpose, Tier
 from edge_runtime.metrics import Metrics
-from edge_runtime.router.booking import Bill, Till
+from edge_runtime.router.booking import Bill
 from edge_runtime.router.contract import (
     Accept,
     FrontierCall,
@@ -52,6 +52,7 @@ from edge_runtime.router.decide import (
 from edge_runtime.router.frontier.tokens import prompt_bound
 from edge_runtime.router.plan import Directory, Plan, Wishes
 from edge_runtime.router.settings import RouterSettings
+from edge_runtime.router.till import Till
 from edge_runtime.router.told import Told
 from edge_runtime.router.trust import CertificateBook, Holding
 from edge_runtime.router.watch.contract import TrialPlan, WatchLike, terms_of

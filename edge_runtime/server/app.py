@@ -119,7 +119,10 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
 
 @web.middleware
 async def account(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count, time and log the request, also one whose client went away."""
+    """Count, time and log the request, also one whose client went away.
+
+    What that takes comes after the answer: the server sends it before the loop comes round.
+    """
     services, context = services_of(request), context_of(request)
     status = "499"  # what remains when the client leaves before the answer is complete
     try:
@@ -130,26 +133,32 @@ async def account(request: web.Request, handler: Handler) -> web.StreamResponse:
         raise
     finally:
         now_s = services.clock()
-        seconds = now_s - context.arrival_s
-        for seen in seen_of(context, now_s):
-            services.recent.note(seen)
-        model = context.info.name if context.info is not None else ""
-        services.metrics.count("edge_http_requests_total", context.route, status, model)
-        services.metrics.observe("edge_http_request_seconds", context.route, value=seconds)
-        # probes come every few seconds and say nothing new
-        write = log.debug if context.route in PROBED else log.info
-        write(
-            "request",
-            action="request_ended",
-            request_id=context.request_id,
-            route=context.route,
-            method=request.method,
-            status=int(status),
-            model=model,
-            tenant=context.tenant,
-            ms=round(seconds * 1000, 1),
-        )
+        asyncio.get_running_loop().call_soon(_book, request, services, context, status, now_s)
     return response
+
+
+def _book(
+    request: web.Request, services: Services, context: RequestContext, status: str, now_s: float
+) -> None:
+    seconds = now_s - context.arrival_s
+    for seen in seen_of(context, now_s):
+        services.recent.note(seen)
+    model = context.info.name if context.info is not None else ""
+    services.metrics.count("edge_http_requests_total", context.route, status, model)
+    services.metrics.observe("edge_http_request_seconds", context.route, value=seconds)
+    # probes come every few seconds and say nothing new
+    write = log.debug if context.route in PROBED else log.info
+    write(
+        "request",
+        action="request_ended",
+        request_id=context.request_id,
+        route=context.route,
+        method=request.method,
+        status=int(status),
+        model=model,
+        tenant=context.tenant,
+        ms=round(seconds * 1000, 1),
+    )
 
 
 @web.middleware

@@ -9,10 +9,10 @@ import structlog
 from edge_runtime.core import ModelInfo, RequestClass
 from edge_runtime.errors import EdgeError
 from edge_runtime.ledger.rows import Purpose, Tokens
-from edge_runtime.router.booking import Work
 from edge_runtime.router.contract import Reason
 from edge_runtime.router.decide import Keep
 from edge_runtime.router.escalate import read_label
+from edge_runtime.router.till import Work
 from edge_runtime.router.watch.contract import Compared, HowToCompare, Sample, Slice
 from edge_runtime.server.classify_entry import ranked
 from edge_runtime.server.watch_told import task_of, tell_decided

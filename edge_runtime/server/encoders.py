@@ -11,7 +11,7 @@ from pydantic import Field
 from edge_runtime.core import FloatArray, ModelInfo, TextCodec
 from edge_runtime.errors import UsageError
 from edge_runtime.ledger.rows import Tokens
-from edge_runtime.router.booking import Work
+from edge_runtime.router.till import Work
 from edge_runtime.server.body import Body
 from edge_runtime.server.context import RequestContext, Services, context_of, services_of
 from edge_runtime.server.offload import offload

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from edge_runtime.core import FinishReason, TokenEvent
 from edge_runtime.errors import CapacityError, EngineError
 from edge_runtime.ledger.rows import Tokens
-from edge_runtime.router.booking import Work
+from edge_runtime.router.till import Work
 
 Tagged = tuple[int, TokenEvent]
 

@@ -20,6 +20,7 @@ from edge_runtime.router.open import open_routing
 from edge_runtime.router.similar import semantic_cache
 from edge_runtime.server.app import create_app
 from edge_runtime.server.context import CURRENT
+from edge_runtime.server.pauses import short_pauses
 
 log: Final = structlog.get_logger("edge_runtime.server")
 
@@ -95,6 +96,7 @@ async def serve(
         app = create_app(host, settings, metrics, router=routing.router)
         reroute(app, routing)
         await stack.enter_async_context(join(host, metrics, routing))
+        await stack.enter_async_context(short_pauses(host))
         async with listening(app, settings) as url:
             log.info("listening", action="listening", url=url)
             on_listening(url)

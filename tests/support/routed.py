@@ -20,11 +20,12 @@ from edge_runtime.ledger.memory import MemoryLedger
 from edge_runtime.ledger.prices import LocalPrice
 from edge_runtime.ledger.rows import Attempt, JouleSource, Purpose, Tier
 from edge_runtime.metrics import Metrics
-from edge_runtime.router.booking import Till, money
+from edge_runtime.router.booking import money
 from edge_runtime.router.energy import EnergyMeter
 from edge_runtime.router.frontier.memory import Body, MemoryFrontiers, Scripted, says
 from edge_runtime.router.plan import Directory
 from edge_runtime.router.router import Router
+from edge_runtime.router.till import Till
 from edge_runtime.router.trust import CertificateBook
 from edge_runtime.server.app import create_app
 from edge_runtime.server.fake_host import FakeHost, fake_models

@@ -11,10 +11,11 @@ from edge_runtime.ledger.energy.counters import Counter, Unavailable
 from edge_runtime.ledger.memory import MemoryLedger
 from edge_runtime.ledger.prices import LocalPrice
 from edge_runtime.ledger.rows import Attempt, JouleSource, Status, Tokens
-from edge_runtime.router.booking import Bill, Till, Work, money
+from edge_runtime.router.booking import Bill, money
 from edge_runtime.router.contract import Payer, Reason
 from edge_runtime.router.energy import EnergyMeter
 from edge_runtime.router.schemas import AnswerForm, form_of
+from edge_runtime.router.till import Till, Work
 from edge_runtime.server.fake_host import fake_models
 
 SECOND_US = 1_000_000
