@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import pytest
@@ -117,6 +118,21 @@ def test_a_row_without_a_place_is_counted_and_refuses_only_where_asked() -> None
     again.local(INFO, Work(Tokens(1), 0, 0))
     with pytest.raises(CapacityError):
         again.close(rung=0, reason="ok")
+
+
+async def test_the_answer_goes_out_before_its_row_unless_the_disk_is_waited_for() -> None:
+    ledger = MemoryLedger(lambda: 1)
+    bill = Bill(till_of(ledger), PAYER)
+    bill.local(INFO, Work(Tokens(1), 0, 0))
+    bill.close(rung=0, reason="ok")
+    assert (len(bill.rows), ledger.attempts) == (1, [])
+    await asyncio.sleep(0)
+    assert ledger.attempts == bill.rows
+    bill.till.wait_for_disk = True
+    again = Bill(bill.till, PAYER)
+    again.local(INFO, Work(Tokens(1), 0, 0))
+    again.close(rung=0, reason="ok")
+    assert len(ledger.attempts) == 2
 
 
 def test_money_is_told_exactly() -> None:
