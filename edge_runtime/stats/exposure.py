@@ -28,8 +28,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edge_runtime.stats.eprocess import ODDS, alternatives
+from edge_runtime.stats.eprocess import alternatives
 
+BETS = ((1.5, 0.1), (4.0, 0.45), (8.0, 0.45))
+"""Multiples of the odds of `p0` that are bet on, each with its share of the capital.
+
+A change that is bad is usually much worse than its limit, and there are few boxes to see it on: so
+nine tenths are on four and eight times the odds. The rest finds a small excess in a large fleet.
+"""
 WHOLE_WEIGHT = 0.8
 """Share of the capital that is bet on all boxes together, where there are strata."""
 
@@ -45,17 +51,20 @@ class ExposureProcess:
     p0: float
     level: float
     strata: Sequence[str] = ()
-    odds: Sequence[float] = ODDS
+    bets: Sequence[tuple[float, float]] = BETS
     counts: dict[str | None, tuple[int, int]] = field(default_factory=dict)
     peak: float = 0.0
     _logs: dict[str | None, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` for rates or levels outside (0, 1), odds below 1, or bad counts."""
+        """Raises `ValueError` for rates or levels outside (0, 1), bad bets, or bad counts."""
         if not (0 < self.p0 < 1 and 0 < self.level < 1):
             raise ValueError(f"needs 0 < p0, level < 1, not p0={self.p0}, level={self.level}")
-        if not self.odds or not all(1 < ratio < math.inf for ratio in self.odds):
-            raise ValueError(f"bets are on odds above 1, not {list(self.odds)}")
+        on_more = all(1 < ratio < math.inf and share > 0 for ratio, share in self.bets)
+        if not on_more or not math.isclose(sum(share for _, share in self.bets), 1):
+            raise ValueError(
+                f"bets are on odds above 1 with shares that make 1, not {list(self.bets)}"
+            )
         if len(set(self.strata)) != len(self.strata):
             raise ValueError("a stratum is named twice")
         if not all(0 <= harmed <= exposed for exposed, harmed in self.counts.values()):
@@ -94,7 +103,7 @@ class ExposureProcess:
         return self.alarmed
 
     def _log_of(self, part: str | None) -> float:
-        return log_evidence(*self.counts.get(part, (0, 0)), self.p0, self.odds)
+        return log_evidence(*self.counts.get(part, (0, 0)), self.p0, self.bets)
 
     @property
     def log_capital(self) -> float:
@@ -112,26 +121,32 @@ class ExposureProcess:
         return self.peak >= -math.log(self.level)
 
 
-def log_evidence(exposed: int, harmed: int, p0: float, odds: Sequence[float] = ODDS) -> float:
+def log_evidence(
+    exposed: int, harmed: int, p0: float, bets: Sequence[tuple[float, float]] = BETS
+) -> float:
     """Log evidence of `harmed` out of `exposed` boxes against a rate of at most `p0`."""
-    logs = [
-        harmed * math.log(p1 / p0) + (exposed - harmed) * math.log((1 - p1) / (1 - p0))
-        for p1 in alternatives(p0, odds)
-    ]
-    return _log_sum(logs) - math.log(len(logs))
+    rates = alternatives(p0, [ratio for ratio, _ in bets])
+    return _log_sum(
+        [
+            math.log(share)
+            + harmed * math.log(p1 / p0)
+            + (exposed - harmed) * math.log((1 - p1) / (1 - p0))
+            for p1, (_, share) in zip(rates, bets, strict=True)
+        ]
+    )
 
 
 def harmed_until_alarm(
-    exposed: int, p0: float, level: float, odds: Sequence[float] = ODDS
+    exposed: int, p0: float, level: float, bets: Sequence[tuple[float, float]] = BETS
 ) -> int | None:
     """How many of `exposed` boxes must be harmed for an alarm; None when all would not do."""
     goal = -math.log(level)
     low, high = 0, exposed
-    if log_evidence(exposed, high, p0, odds) < goal:
+    if log_evidence(exposed, high, p0, bets) < goal:
         return None
     while low < high:
         middle = (low + high) // 2
-        if log_evidence(exposed, middle, p0, odds) >= goal:
+        if log_evidence(exposed, middle, p0, bets) >= goal:
             high = middle
         else:
             low = middle + 1

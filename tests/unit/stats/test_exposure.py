@@ -16,8 +16,8 @@ from edge_runtime.stats.exposure import ExposureProcess, harmed_until_alarm, log
 
 @given(st.lists(st.booleans(), min_size=1, max_size=80))
 def test_the_end_agrees_with_the_sequential_bets(outcomes: list[bool]) -> None:
-    bets = BettingProcess(0.02, 0.05)
-    boxes = ExposureProcess(0.02, 0.05)
+    bets = BettingProcess(0.02, 0.05, odds=(2.0, 5.0))
+    boxes = ExposureProcess(0.02, 0.05, bets=((2.0, 0.5), (5.0, 0.5)))
     for harmed in outcomes:
         bets.observe(harmed)
         boxes.expose()
@@ -52,7 +52,8 @@ def test_one_box_is_too_few() -> None:
 @pytest.mark.parametrize(
     "state",
     [
-        {"p0": 0}, {"p0": 1}, {"level": 0}, {"level": 1}, {"odds": ()}, {"odds": (1.0,)},
+        {"p0": 0}, {"p0": 1}, {"level": 0}, {"level": 1},
+        {"bets": ()}, {"bets": ((1.0, 1.0),)}, {"bets": ((2.0, 0.5),)},
         {"counts": {None: (3, 4)}}, {"counts": {None: (3, -1)}}, {"strata": ("a", "a")},
     ],
 )  # fmt: skip

@@ -108,7 +108,7 @@ def test_metered_offline_and_left_out_boxes_are_counted_and_named() -> None:
 
 def test_what_safety_guards_can_see() -> None:
     first, *_, last = see(fleet(1000)).safety
-    assert (first.exposed, first.needed) == (20, 4)
+    assert (first.exposed, first.needed) == (20, 3)
     assert last.smallest_share is not None
     assert last.smallest_share < 0.04
 
