@@ -49,9 +49,9 @@ def commands_of(program: str) -> set[str]:
     while waiting:
         name, command = waiting.pop()
         children = getattr(command, "commands", None)
-        if children is None:
+        if children is None or getattr(command, "invoke_without_command", False):
             found.add(name)
-        else:
+        if children is not None:
             waiting += [(f"{name} {child}".strip(), inner) for child, inner in children.items()]
     return found
 
