@@ -90,7 +90,8 @@ class Sender:
                 if self.uptime_s() >= next_cut_s:
                     next_cut_s = self.uptime_s() + self.interval_s
                     await self._end_row()
-                await self._keep()
+                async with self._cutting:  # rows reach the spool in the order of their numbers
+                    await self._keep()
                 if self.link.up and self.uptime_s() >= self._next_send_s:
                     await self._send()
             except TransportError as error:

@@ -86,7 +86,8 @@ class CostWork:
                 "budgets": [one.model_dump(mode="json") for one in report.budgets],
             }
             for principal, (at_s, report) in sorted(self.budgets.items())
-            if at_s >= known.get(principal, 0.0)
+            # Most boxes have no budgets: nothing is written of those that never had any.
+            if at_s >= known.get(principal, 0.0) and (report.budgets or principal in known)
         ]
         upsert(connection, box_budgets, rows)
 

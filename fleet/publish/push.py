@@ -99,7 +99,6 @@ class _Host:
             sent = await self._send_blob(digest)
             self.say(f"{role}: {digest} ({sent} bytes)")
             count, size = count + 1, size + sent
-        # The file itself, not written anew: its bytes are what was signed for.
         answer = await self._ask("POST", f"v1/publish/roles/{role}", data=metadata.to_bytes())
         return Pushed(
             role, int(answer["version"]), count, size, len(answer["targets"]), bool(answer["live"])
