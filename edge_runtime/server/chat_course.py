@@ -19,6 +19,7 @@ from edge_runtime.cache.key import Question
 from edge_runtime.cache.policy import Use
 from edge_runtime.core import Kind, ModelInfo
 from edge_runtime.errors import CapacityError, UsageError
+from edge_runtime.router.case import Case
 from edge_runtime.router.contract import (
     FrontierCall,
     FrontierReply,
@@ -28,7 +29,6 @@ from edge_runtime.router.contract import (
 from edge_runtime.router.decide import Escalate, Keep, Refuse, TryLocal, UseCache
 from edge_runtime.router.escalate import chat_body
 from edge_runtime.router.plan import Plan
-from edge_runtime.router.router import Case
 from edge_runtime.router.watch.contract import TrialPlan
 from edge_runtime.server import chat_cache, chat_frontier, chat_judged, chat_local, chat_trial
 from edge_runtime.server.chat import need_chat_template

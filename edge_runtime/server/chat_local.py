@@ -9,9 +9,9 @@ from aiohttp import web
 
 from edge_runtime.core import ModelInfo
 from edge_runtime.errors import EdgeError, EngineError
+from edge_runtime.router.case import fault_of
 from edge_runtime.router.contract import Reason
 from edge_runtime.router.decide import Keep
-from edge_runtime.router.router import fault_of
 from edge_runtime.server import chat_cache, chat_judged, chat_watch
 from edge_runtime.server.chat import chat_job
 from edge_runtime.server.endings import Given, Live, Seeking

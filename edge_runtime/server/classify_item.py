@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_runtime.cache.contract import Ticket
 from edge_runtime.cache.policy import Use
-from edge_runtime.router.router import Case
+from edge_runtime.router.case import Case
 from edge_runtime.server.classify_entry import NO_USE
 from edge_runtime.server.prompts import OneInput
 

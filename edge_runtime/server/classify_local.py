@@ -9,8 +9,8 @@ from edge_runtime.core import ModelInfo
 from edge_runtime.errors import EdgeError
 from edge_runtime.ledger.energy.account import share
 from edge_runtime.ledger.rows import Status, Tokens
+from edge_runtime.router.case import fault_of
 from edge_runtime.router.contract import Reason
-from edge_runtime.router.router import fault_of
 from edge_runtime.router.till import Work
 from edge_runtime.server.classify_entry import ranked
 from edge_runtime.server.classify_item import Item

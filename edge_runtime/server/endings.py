@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_runtime.ledger.rows import Status
+from edge_runtime.router.case import Case
 from edge_runtime.router.decide import Keep
-from edge_runtime.router.router import Case
 from edge_runtime.server.events import Figures
 
 Remember = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], None]

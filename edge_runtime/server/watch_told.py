@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from edge_runtime.router.case import Case
 from edge_runtime.router.plan import Plan
-from edge_runtime.router.router import Case
 from edge_runtime.router.watch.contract import Decided, Slice
 
 
