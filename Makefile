@@ -118,10 +118,11 @@ format: $(VENV)/.dev ## rewrite the sources as the formatter wants them
 
 # --- figures -----------------------------------------------------------------------------------
 
-bench-http: $(BENCH)/store/.installed $(BENCH)/openvino-int8 ## tokens/s through HTTP beside OpenVINO GenAI
+bench-http: $(BENCH)/store/.installed $(BENCH)/openvino-int8 $(BENCH)/q8_0.gguf ## tokens/s through HTTP beside OpenVINO GenAI and llama.cpp
 	EDGE_MODELS__DEFAULT_SLOTS=16 $(VENV)/bin/python -m benchmarks.http_decode --model $(BENCH_MODEL) \
 		--daemon "$(VENV)/bin/edge-runtime serve --store $(BENCH)/store" \
 		--peer openvino=$(BENCH)/openvino-int8,DYNAMIC_QUANTIZATION_GROUP_SIZE=128 \
+		--peer llama.cpp=$(BENCH)/q8_0.gguf \
 		--json $(BENCH)/http.json --markdown $(BENCH)/http.md $(BENCH_ARGS)
 
 $(BENCH)/checkpoint: | $(VENV)/.wheel
@@ -135,7 +136,7 @@ $(BENCH)/store/.installed: | $(BENCH)/bundle
 	$(VENV)/bin/edge-runtime install $(BENCH)/bundle --store $(BENCH)/store
 	touch $@
 
-$(BENCH)/openvino-int8: | $(BENCH)/checkpoint
+$(BENCH)/openvino-int8 $(BENCH)/q8_0.gguf: | $(BENCH)/checkpoint
 	benchmarks/peers/setup .venv-peers $(BENCH)/checkpoint $@
 
 # --- upkeep ------------------------------------------------------------------------------------

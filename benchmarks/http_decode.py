@@ -2,7 +2,7 @@
 
     python -m benchmarks.http_decode --model qwen-bench --url http://127.0.0.1:8080 \
         --peer openvino=build/peers/openvino-int8,DYNAMIC_QUANTIZATION_GROUP_SIZE=128 \
-        --json out.json --markdown out.md
+        --peer llama.cpp=build/peers/q8_0.gguf --json out.json --markdown out.md
 
 Every round runs every load on every contestant, one after the other; the one that does not run
 sleeps. Who goes first changes from round to round. See benchmarks/README.md.
@@ -40,7 +40,8 @@ OURS = "edge-runtime"
 WARMUP_SEED = 1_000_000
 READY_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 30.0
-PEER_WORKER = Path(__file__).parent / "peers" / "openvino_engine.py"
+OPENVINO_WORKER = "benchmarks.peers.openvino_engine"
+LLAMACPP_WORKER = "benchmarks.peers.llamacpp_engine"
 
 Contestant = Callable[[list[list[int]], int], tuple[float, list[Stream]]]
 
@@ -115,22 +116,26 @@ def play_rounds(
 
 @dataclass(frozen=True)
 class PeerSpec:
-    """``NAME=FOLDER[,KEY=VALUE...]``: a peer, its model and the plugin properties it is given."""
+    """``NAME=MODEL[,KEY=VALUE...]``: a peer, its model and the engine's properties it is given.
+
+    The model tells the engine: a ``.gguf`` file is for llama.cpp, a folder for OpenVINO.
+    """
 
     name: str
-    folder: str
+    model: str
     properties: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str) -> PeerSpec:
         name, equals, rest = text.partition("=")
-        folder, *properties = rest.split(",")
-        if not (name and equals and folder) or any("=" not in item for item in properties):
-            raise typer.BadParameter(f"{text!r} is not NAME=FOLDER[,KEY=VALUE...]")
-        return cls(name, folder, tuple(properties))
+        model, *properties = rest.split(",")
+        if not (name and equals and model) or any("=" not in item for item in properties):
+            raise typer.BadParameter(f"{text!r} is not NAME=MODEL[,KEY=VALUE...]")
+        return cls(name, model, tuple(properties))
 
     def command(self, python: Path, threads: int) -> list[str]:
-        command = [str(python), str(PEER_WORKER), "--model", self.folder, "--threads", str(threads)]
+        worker = LLAMACPP_WORKER if self.model.endswith(".gguf") else OPENVINO_WORKER
+        command = [str(python), "-m", worker, "--model", self.model, "--threads", str(threads)]
         for item in self.properties:
             command += ["--property", item]
         return command
@@ -141,7 +146,8 @@ def benchmark(  # noqa: PLR0917 - typer reads the command's options from the sig
     url: Annotated[str, typer.Option(help="where the daemon listens")] = "http://127.0.0.1:8080",
     daemon: Annotated[str, typer.Option(help="command line that starts it; else it runs")] = "",
     peer: Annotated[
-        list[str] | None, typer.Option(help="NAME=FOLDER[,KEY=VALUE...]: an IR")
+        list[str] | None,
+        typer.Option(help="NAME=MODEL[,KEY=VALUE...]: folder of an IR, or a .gguf; repeatable"),
     ] = None,
     peer_python: Annotated[Path, typer.Option(help="the peers' interpreter")] = Path(
         ".venv-peers/bin/python"
@@ -152,7 +158,7 @@ def benchmark(  # noqa: PLR0917 - typer reads the command's options from the sig
     prefill_tokens: Annotated[int, typer.Option(min=1)] = 512,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     vocab: Annotated[int, typer.Option(help="token ids are drawn below this")] = 151_936,
-    threads: Annotated[int, typer.Option(help="the peer's threads; 0: all usable cores")] = 0,
+    threads: Annotated[int, typer.Option(help="a peer's threads; 0: all usable cores")] = 0,
     json_out: Annotated[Path | None, typer.Option("--json")] = None,
     markdown_out: Annotated[Path | None, typer.Option("--markdown")] = None,
 ) -> None:

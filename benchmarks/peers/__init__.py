@@ -1,1 +1,1 @@
-"""Other engines, each in a worker process and an environment of its own."""
+"""Other engines, each in a worker process, in an environment apart from the project's."""

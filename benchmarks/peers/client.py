@@ -1,4 +1,4 @@
-"""Drives a peer engine's worker process over JSON lines (see ``openvino_engine.py``)."""
+"""Drives a peer engine's worker process over JSON lines (see ``worker.py``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PeerProcess:
     """A running worker; a context manager that ends it.
 
     ``command`` is the whole command line, usually the peers' own interpreter and the worker's
-    path. Entering loads the model, which takes seconds.
+    module. Entering loads the model, which takes seconds.
     """
 
     def __init__(self, command: list[str]) -> None:

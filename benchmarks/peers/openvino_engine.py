@@ -1,28 +1,8 @@
-"""Worker process around OpenVINO GenAI's continuous-batching engine.
-
-Runs inside the peers' own virtual environment and imports nothing of edge-runtime. It reads one
-JSON object a line from stdin and answers each with one JSON object on stdout, so that a driver can
-alternate rounds between this engine and ours. Between two requests it blocks on stdin and uses no
-CPU.
-
-Requests::
-
-    {"op": "info"}
-    {"op": "round", "prompts": [[17, 4, ...], ...], "new_tokens": 64}
-    {"op": "quit"}
-
-A round starts all its prompts at once, greedy, ignoring the end token. Its answer is
-``{"wall_s", "streams": [{"first_s", "last_s", "tokens"}, ...]}`` with times in seconds since the
-first prompt was handed over. Prompts are token ids handed over in process: the peer pays for
-neither HTTP nor tokenisation.
-"""
+"""Worker process around OpenVINO GenAI's continuous-batching engine (protocol: ``worker.py``)."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 import time
 from importlib.metadata import version
 from typing import Any
@@ -31,11 +11,13 @@ import numpy as np
 import openvino as ov
 import openvino_genai as genai
 
+from benchmarks.peers import worker
+
 CACHE_BLOCK_TOKENS = 32  # what the CPU plugin's paged attention uses
 
 
-class Engine:
-    """One loaded model with the settings it was given; rounds run one at a time."""
+class OpenVinoEngine:
+    """A loaded IR and the pipeline over it; ``--property`` is a property of the CPU plugin."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         scheduler = genai.SchedulerConfig()
@@ -44,9 +26,7 @@ class Engine:
         scheduler.dynamic_split_fuse = True
         scheduler.enable_prefix_caching = False
         properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": args.threads}
-        for item in args.property:
-            key, _, value = item.partition("=")
-            properties[key] = value
+        properties |= worker.properties(args.property)
         self.pipe = genai.ContinuousBatchingPipeline(
             args.model, scheduler, "CPU", properties, {}, {}
         )
@@ -102,42 +82,13 @@ class Engine:
             "settings": self.settings,
         }
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        op = request["op"]
-        if op == "info":
-            return self.info()
-        if op == "round":
-            return self.round(request["prompts"], request["new_tokens"])
-        raise ValueError(f"unknown op {op!r}; use info, round or quit")
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="folder of the OpenVINO IR")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--batched-tokens", type=int, default=256)
-    parser.add_argument("--kv-tokens", type=int, default=16384)
-    parser.add_argument(
-        "--property", action="append", default=[], metavar="KEY=VALUE", help="a plugin property"
-    )
-    return parser.parse_args()
-
 
 def main() -> None:
-    # The engine's libraries may print to stdout; answers get a descriptor of their own.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    engine = Engine(parse_args())
-    print(json.dumps({"ready": True}), file=answers, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request["op"] == "quit":
-            return
-        try:
-            reply = engine.answer(request)
-        except Exception as error:  # noqa: BLE001 - one bad round must reach the driver, not hang it
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(reply), file=answers, flush=True)
+    options = worker.parser(__doc__ or "", model="folder of the OpenVINO IR")
+    options.add_argument("--batched-tokens", type=int, default=256)
+    options.add_argument("--kv-tokens", type=int, default=16384)
+    args = options.parse_args()
+    worker.serve(lambda: OpenVinoEngine(args))
 
 
 if __name__ == "__main__":

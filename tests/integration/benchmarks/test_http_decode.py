@@ -24,7 +24,7 @@ from benchmarks.http_decode import (
 from benchmarks.http_round import HttpRoundError, run_round, wait_until_ready
 from benchmarks.machine import descendants, describe_machine, read_cpu
 from benchmarks.peers.client import PeerError, PeerProcess
-from benchmarks.rounds import Load, Round
+from benchmarks.rounds import Load, Round, markdown, summarise
 
 FAKE_PEER = """
 import json, sys
@@ -163,6 +163,29 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
     return await asyncio.get_running_loop().run_in_executor(None, function)
 
 
+async def test_every_peer_has_its_turn_and_its_ratio(stub: Stub, peer_command: list[str]) -> None:
+    _, url = stub
+    loads = [Load(1, 8, 4)]
+
+    def play() -> list[Round]:
+        with PeerProcess(peer_command) as one, PeerProcess(peer_command) as other:
+            contestants = {
+                OURS: http_contestant(url, "m"),
+                "one": peer_contestant(one),
+                "other": peer_contestant(other),
+            }
+            pids = [one.pid, other.pid]
+            return play_rounds(
+                contestants, loads, rounds=3, vocab=100, pids=pids, report=lambda _: None
+            )
+
+    played: list[Round] = await _in_thread(play)
+    order = [entry.contestant for entry in played]
+    assert order == [OURS, "one", "other", "one", "other", OURS, "other", OURS, "one"]
+    table = markdown(summarise(loads, played), [OURS, "one", "other"], describe_machine(), {})
+    assert "| ratio to one | ratio to other |" in table
+
+
 async def test_rounds_alternate_between_the_daemon_and_a_peer(
     stub: Stub, peer_command: list[str]
 ) -> None:
@@ -203,13 +226,22 @@ def test_a_peer_that_fails_or_dies_says_so(peer_command: list[str]) -> None:
 def test_a_peer_is_named_with_its_model_and_properties() -> None:
     spec = PeerSpec.parse("ov=some/folder,KEY=1,OTHER=f32")
     command = spec.command(Path("py"), threads=2)
-    assert command[0] == "py"
-    assert command[2:] == [
+    assert command == [
+        *("py", "-m", "benchmarks.peers.openvino_engine"),
         *("--model", "some/folder", "--threads", "2"),
         *("--property", "KEY=1", "--property", "OTHER=f32"),
     ]
     with pytest.raises(typer.BadParameter):
         PeerSpec.parse("some/folder")
+
+
+def test_a_gguf_file_goes_to_llama_cpp() -> None:
+    spec = PeerSpec.parse("llama.cpp=some/model.gguf,n_ubatch=256")
+    assert spec.name == "llama.cpp"
+    assert spec.command(Path("py"), threads=2)[1:] == [
+        *("-m", "benchmarks.peers.llamacpp_engine"),
+        *("--model", "some/model.gguf", "--threads", "2", "--property", "n_ubatch=256"),
+    ]
 
 
 def test_the_machine_is_described_and_processes_below_are_found(peer_command: list[str]) -> None:
