@@ -307,19 +307,27 @@ async def test_settings_are_one_file_by_their_digest(shelf: Shelf) -> None:
     assert box.files.read(path, 100) == data
 
 
-async def test_a_release_is_the_folder_of_its_files(shelf: Shelf) -> None:
+@pytest.mark.parametrize("name", ["edge.whl", "release.json"])
+async def test_a_release_is_the_folder_of_its_files_and_its_document(
+    shelf: Shelf, name: str
+) -> None:
     import hashlib
 
     wheel = b"wheel"
     sha256 = hashlib.sha256(wheel).hexdigest()
-    entry = FileEntry(path="edge.whl", size=5, sha256=sha256, blocks=(sha256,))
+    entry = FileEntry(path=name, size=5, sha256=sha256, blocks=(sha256,))
     data = Release(name="tiny", version="1", files=(entry,)).canonical()
     digest = hashlib.sha256(data).hexdigest()
     box = Box(MemoryBlobs({digest: data, sha256: wheel}, name="a"))
     job = job_for(digest, len(data), kind=ItemKind.DAEMON)
+    if name == "release.json":
+        with pytest.raises(BundleError, match="file called release"):
+            await box.fetch(job)
+        return
     path = await box.fetch(job)
-    assert box.files.listdir(path) == ["edge.whl"]
+    assert box.files.listdir(path) == ["edge.whl", "release.json"]
     assert box.files.read(path / "edge.whl", 100) == wheel
+    assert box.files.read(path / "release.json", 1000) == data
     assert await box.fetch(job) == path
 
 
