@@ -115,6 +115,7 @@ class Report:
     foreign_messages: int = 0
     control_counts: dict[str, int] = field(default_factory=dict)
     history: list[Any] = field(default_factory=list)
+    waves: list[Any] = field(default_factory=list)
 
 
 class Role:
@@ -298,6 +299,7 @@ def _roll_out(
         [entry[0], entry[1], round(entry[2] - page["history"][0][2]), entry[3]]
         for entry in page["history"]
     ]
+    report.waves = page["waves"]
     report.messages = control.ask("stats")["counts"]["messages"] - before
     report.messages_per_s = report.messages / took_s
     report.control_cpu_share = (used(control.process.pid)[0] - cpu[control]) / took_s
