@@ -140,7 +140,7 @@ def _line(group: Group, sums: Booked) -> CostLine:
     return CostLine(
         endpoint=group.endpoint,
         owner=group.tenant,
-        tier=group.tier,  # type: ignore[arg-type]  # checked by the model
+        tier=group.tier,
         **numbers,
     )
 

@@ -168,7 +168,9 @@ def _changes(old: Root | Targets, new: Root | Targets) -> list[str]:
             ]
             found += [f"{role}: key {one} goes" for one in before.keyids if one not in after.keyids]
         return found
-    return [] if old.delegations == new.delegations else ["its delegations are others"]
+    if isinstance(old, Targets) and isinstance(new, Targets) and old.delegations == new.delegations:
+        return []
+    return ["its delegations are others"]
 
 
 def _newest(repository: Repository, role: str) -> Metadata[Any]:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Final
+from typing import Final, Literal
 
-from edge_runtime.agent.protocol import ModelAtWork, Sample, Sketch, TelemetryRow
+from edge_runtime.agent.protocol import (
+    CostLine,
+    CostReport,
+    ModelAtWork,
+    Sample,
+    Sketch,
+    TelemetryRow,
+)
 from fleet.simulator.world import BoxSpec, Bundle, Flaws
 
 _BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -47,15 +54,17 @@ def make_row(
         models[spec.model] = ModelAtWork(
             version=bundle.version, bundle_digest=bundle.digest, model_digest=bundle.model_digest
         )
+    counts = _counts(spec, flaws, rng, asked) if asked else ()
     return TelemetryRow(
         seq=seq,
         uptime_ms=int(uptime_s * 1000),
         length_ms=int(length_s * 1000),
         clock_s=clock_s,
         models=models,
-        counts=_counts(spec, flaws, rng, asked) if asked else (),
+        counts=counts,
         gauges=(Sample(metric="edge_http_requests_active", value=min(asked, 3)),),
         sketches=(_seconds(rng, asked, flaws.slower),) if asked else (),
+        cost=_cost(counts) if asked else None,
     )
 
 
@@ -85,6 +94,35 @@ def _counts(spec: BoxSpec, flaws: Flaws, rng: random.Random, asked: int) -> tupl
         for metric, labels, value in found
         if value
     )
+
+
+def _cost(counts: tuple[Sample, ...]) -> CostReport:
+    """What the box's ledger would have booked of the same requests."""
+    known = {(one.metric, one.labels.get("tier", "")): one.value for one in counts}
+
+    def line(tier: Literal["local", "frontier"], resolved: float, **sums: float) -> CostLine:
+        asked = known.get(("edge_decisions_total", tier), 0.0)
+        numbers = {"requests": asked, "answered": asked, "tasks": asked, "resolved": resolved}
+        return CostLine(
+            endpoint="chat",
+            owner="default",
+            tier=tier,
+            **{name: round(value) for name, value in (numbers | sums).items()},
+        )
+
+    away = known.get(("edge_decisions_total", "frontier"), 0.0)
+    money = known.get(("edge_cost_total", "frontier"), 0.0)
+    resolved = known.get(("edge_task_outcomes_total", ""), 0.0)
+    lines = (
+        line(
+            "local",
+            max(0.0, resolved - away),
+            tokens_out=known.get(("edge_output_tokens_total", ""), 0.0),
+            energy_uj=1e6 * known.get(("edge_joules_total", ""), 0.0),
+        ),
+        line("frontier", min(away, resolved), frontier_nano=1e9 * money),
+    )
+    return CostReport(currency="USD", lines=tuple(one for one in lines if one.requests))
 
 
 def _decision(tier: str, reason: str) -> dict[str, str]:
