@@ -56,7 +56,7 @@ LAST_CUTS = 3  # so often the cache of `last` is drawn
 LAST_SHARE = 0.6  # of the numbers above, a cut: as many as the unseen questions have paraphrases
 MAX_CHARS = 200
 # Asking "why" in its place is no other question.
-_CAUSE = re.compile(r"how come|how is it possible", re.IGNORECASE)
+CAUSE = re.compile(r"how come|how is it possible", re.IGNORECASE)
 Vectors = npt.NDArray[np.float32]
 
 
@@ -134,7 +134,7 @@ def last_pairs(
     confused = {frozenset(pair) for pair in curation["intents"]}
     dropped = {frozenset(pair) for pair in (*curation["pairs"], *curation["last"]["pairs"])}
     wrong = {*curation["texts"], *curation["last"]["texts"]}
-    own = [one for one in questions if one.text not in wrong and not _CAUSE.search(one.text)]
+    own = [one for one in questions if one.text not in wrong and not CAUSE.search(one.text)]
     wanted = {
         kind: {source: round(LAST_SHARE * count) for source, count in counts.items()}
         for kind, counts in WANTED.items()

@@ -27,7 +27,7 @@ from edge_runtime.cache.semantic.gates import signature
 from edge_runtime.errors import ConfigError
 from edge_runtime.router.contract import SimilarQuestion
 
-SCHEMA = 1  # part of every scope: raise it when gates or scores change their meaning
+SCHEMA = 2  # part of every scope: raise it when gates or scores change their meaning
 Vector = npt.NDArray[np.float32]
 Embed = Callable[[str], Awaitable[Vector | None]]
 """Embeds one text: a vector [width], or None when it is longer than the encoder's window."""

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.cache.semantic.gates import is_code, refusal, signature
+from edge_runtime.cache.semantic.gates import refusal, signature
+from edge_runtime.cache.semantic.quantities import is_code
 from edge_runtime.cache.semantic.words import tokens
 
 DIFFERENT = [
@@ -80,6 +81,8 @@ DIFFERENT = [
     ("cancel my transfer, please", "why would you cancel my transfer"),
     ("how is it possible that my account is frozen", "I would like my account frozen"),
     ("why is verification needed", "what is needed for verification"),
+    ("how many vacation days do I have", "how many vacation days have I used"),
+    ("how much of my data is there", "how much of my data have I spent"),
     ("why would you cancel my transfer", "is there any way to cancel my transfer"),
     # how much of it
     ("give me all my cash", "give me my cash"),

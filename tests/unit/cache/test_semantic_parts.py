@@ -13,7 +13,8 @@ from edge_runtime.cache.semantic.agree import agree, same_words, text_of
 from edge_runtime.cache.semantic.choose import Candidate, choose
 from edge_runtime.cache.semantic.contract import asked_of, similar_question
 from edge_runtime.cache.semantic.evidence import Evidence, after_audit, is_audited
-from edge_runtime.cache.semantic.score import FEATURES, decode, features, shipped
+from edge_runtime.cache.semantic.likeness import FEATURES, Rarity, features
+from edge_runtime.cache.semantic.score import TERMS, decode, encode, shipped
 from edge_runtime.cache.semantic.tally import Tally
 
 MESSAGES = [
@@ -112,7 +113,7 @@ class TestScore:
     def test_the_shipped_score_is_certified_and_readable(self) -> None:
         scorer = shipped()
         assert scorer.encoder == "minilm-l6"
-        assert scorer.model.names == FEATURES
+        assert len(scorer.weights) == len(TERMS) > len(FEATURES)
         assert 0.5 < scorer.threshold < 1
         assert scorer.alpha <= 0.01
 
@@ -131,12 +132,32 @@ class TestScore:
     def test_order_makes_no_difference_and_nothing_breaks(
         self, first: str, second: str, cosine: float
     ) -> None:
-        assert features(first, second, cosine) == features(second, first, cosine)
+        rarity = shipped().rarity
+        assert features(first, second, cosine, rarity) == features(second, first, cosine, rarity)
         assert 0 <= shipped().score(first, second, cosine) <= 1
 
     def test_weights_of_other_features_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="do not fit"):
-            decode(b'{"parameters": {"bias": 1}, "encoder": "e", "threshold": 0.9}')
+        with pytest.raises(ValueError, match="fit it anew"):
+            decode(b'{"scales": {"cosine": [0, 1, 0, 1]}, "weights": {}}')
+
+    def test_it_is_written_as_it_was_read(self) -> None:
+        again = decode(encode(shipped(), {"pairs": 1}))
+        pair = ("how do i pay", "how can i pay", 0.9)
+        assert again.score(*pair) == shipped().score(*pair)
+        assert again.threshold == shipped().threshold
+
+    @given(st.text(min_size=200, max_size=600), st.floats(-1, 0.5))
+    def test_what_the_fit_never_saw_is_no_hit(self, text: str, cosine: float) -> None:
+        score = shipped().score("what is my balance", text, cosine)
+        assert score < shipped().threshold
+
+    def test_rare_words_weigh_more_and_unknown_ones_most(self) -> None:
+        texts = ["my card"] * 2 + [f"my card number{word}" for word in "abcd"] + ["my balance"]
+        rarity = Rarity.of(texts, least=2)
+        assert rarity.texts == 6
+        weights = [rarity.weight(word) for word in ("my", "card", "balanc", "zebra")]
+        assert weights == sorted(weights)
+        assert weights[2] == weights[3]  # too rare to be counted
 
 
 class TestChoice:
