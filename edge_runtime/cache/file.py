@@ -19,19 +19,7 @@ class Layout:
     schema: str
 
 
-_SCHEMA = """
-CREATE TABLE entries (
-    entry INTEGER PRIMARY KEY,
-    key BLOB NOT NULL UNIQUE,
-    tenant TEXT NOT NULL,
-    model_digest TEXT NOT NULL,
-    epoch INTEGER NOT NULL,
-    kept_s INTEGER NOT NULL,
-    expires_s INTEGER NOT NULL,
-    used INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
-    answer BLOB NOT NULL
-) STRICT;
+SHARED_SCHEMA = """
 CREATE INDEX entries_by_use ON entries (used);
 CREATE INDEX entries_by_tenant ON entries (tenant);
 CREATE INDEX entries_by_model ON entries (model_digest);
@@ -46,17 +34,34 @@ CREATE INDEX tags_by_entry ON tags (entry);
 CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     epoch INTEGER NOT NULL,
-    bytes INTEGER NOT NULL
+    bytes INTEGER NOT NULL,
+    entries INTEGER NOT NULL
 ) STRICT;
-INSERT INTO state VALUES (1, 1, 0);
+INSERT INTO state VALUES (1, 1, 0, 0);
 CREATE TRIGGER entries_in AFTER INSERT ON entries
-BEGIN UPDATE state SET bytes = bytes + NEW.bytes; END;
+BEGIN UPDATE state SET bytes = bytes + NEW.bytes, entries = entries + 1; END;
 CREATE TRIGGER entries_out AFTER DELETE ON entries
-BEGIN UPDATE state SET bytes = bytes - OLD.bytes; END;
+BEGIN UPDATE state SET bytes = bytes - OLD.bytes, entries = entries - 1; END;
+"""
+"""What `entries.Entries` needs beside the table `entries` itself."""
+
+_SCHEMA = """
+CREATE TABLE entries (
+    entry INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    model_digest TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    kept_s INTEGER NOT NULL,
+    expires_s INTEGER NOT NULL,
+    used INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    answer BLOB NOT NULL
+) STRICT;
 """
 
 
-EXACT = Layout(application_id=0x45444743, version=1, schema=_SCHEMA)  # "EDGC"
+EXACT = Layout(application_id=0x45444743, version=2, schema=_SCHEMA + SHARED_SCHEMA)  # "EDGC"
 
 
 class _UnusableError(Exception):

@@ -1,16 +1,16 @@
-"""Writing the store's rows: in, out, and out for want of room. Called inside a transaction."""
+"""The store's rows, in and out of its tables. Writing is called inside a transaction."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from edge_runtime.cache.semantic.contract import Asked
-from edge_runtime.cache.semantic.tables import EVICT, INSERT
-
-Gone = dict[bytes, list[int]]
-"""Entries that went, by partition."""
+from edge_runtime.cache.semantic.contract import Asked, SemanticLimits
+from edge_runtime.cache.semantic.tables import INSERT
+from edge_runtime.cache.semantic.tally import Judged, Tally
+from edge_runtime.stats.eprocess import BettingProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,45 +53,22 @@ def insert(
     return entry
 
 
-def delete(
-    connection: sqlite3.Connection, condition: str, values: Sequence[str | int | bytes]
-) -> Gone:
-    """Delete, and say which entries went. `condition` is a text of this package."""
-    rows = connection.execute(
-        f"DELETE FROM entries WHERE {condition} RETURNING partition, entry",  # noqa: S608
-        values,
-    ).fetchall()
-    gone: Gone = {}
-    for partition, entry in rows:
-        gone.setdefault(partition, []).append(entry)
-    return gone
+def read_tallies(connection: sqlite3.Connection, limits: SemanticLimits) -> dict[Judged, Tally]:
+    """What audits of earlier processes said."""
+    found = {}
+    rows = connection.execute("SELECT model_digest, encoder, n, wrong, capitals, peak FROM audits")
+    for digest, encoder, n, wrong, capitals, peak in rows:
+        process = BettingProcess(
+            limits.alpha, limits.level, log_capitals=json.loads(capitals), peak=peak
+        )
+        found[digest, encoder] = Tally(n, wrong, process)
+    return found
 
 
-def evict(
-    connection: sqlite3.Connection, *, now: int, epoch: int, max_bytes: int, max_entries: int
-) -> Gone:
-    """Come down to so many bytes and entries; no more goes than must."""
-    every: Gone = {}
-    for statement, values in zip(EVICT, ([now], [epoch], []), strict=True):
-        while True:
-            held, count = connection.execute("SELECT bytes, entries FROM state").fetchone()
-            gone: Gone = {}
-            for entry, size, partition in connection.execute(statement, values):
-                if held <= max_bytes and count <= max_entries:
-                    break
-                gone.setdefault(partition, []).append(entry)
-                held, count = held - size, count - 1
-            if not gone:
-                break
-            connection.executemany(
-                "DELETE FROM entries WHERE entry = ?",
-                [(entry,) for some in gone.values() for entry in some],
-            )
-            merge(every, gone)
-    return every
-
-
-def merge(into: Gone, other: Gone) -> None:
-    """Add the entries of `other`."""
-    for partition, entries in other.items():
-        into.setdefault(partition, []).extend(entries)
+def write_tally(connection: sqlite3.Connection, judged: Judged, tally: Tally) -> None:
+    """Put a tally in place of the one before."""
+    process = tally.process
+    connection.execute(
+        "INSERT OR REPLACE INTO audits VALUES (?, ?, ?, ?, ?, ?)",
+        (*judged, tally.n, tally.wrong, json.dumps(process.log_capitals), process.peak),
+    )

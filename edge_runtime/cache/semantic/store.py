@@ -2,13 +2,11 @@
 
 Rules
 - SQLite is the truth; indexes of large partitions are made from it (`partitions`).
-- Never more than `max_entries` and `max_bytes`: what has ended goes first, then older epochs, then
-  what was used least recently, in the transaction that brings the new answer.
+- Never more than `max_entries` and `max_bytes`. Room, purges and what a crash leaves: `entries`.
 - An entry is served until its time is over, never from another epoch, and never past what audits
   say of it (`evidence`). When audits of a model contradict its certificate (a betting process
   against `alpha`), the model gets no hits until its entries are purged.
 - A purge also stops answers that were being made: `keep` needs a ticket from after it.
-- Losing the cache loses no data, so commits are not fsynced; purges are.
 
 A lookup takes a fraction of a millisecond and may be made on the event loop. Everything else may
 take 10 ms and more: give it to a thread. One process per file, any number of threads.
@@ -16,17 +14,14 @@ take 10 ms and more: give it to a thread. One process per file, any number of th
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
 from edge_runtime.cache.answers import Answer, decode, encode
-from edge_runtime.cache.contract import CLOCK_STEP_S, MAX_TAGS, CacheSize, size_of
-from edge_runtime.cache.exact import wall_clock_s
+from edge_runtime.cache.contract import CLOCK_STEP_S, MAX_TAGS, size_of
+from edge_runtime.cache.entries import Entries, Gone, count, explained, merge, wall_clock_s
 from edge_runtime.cache.file import open_file, open_reader
 from edge_runtime.cache.semantic.choose import Candidate, choose
 from edge_runtime.cache.semantic.contract import (
@@ -39,17 +34,17 @@ from edge_runtime.cache.semantic.contract import (
 )
 from edge_runtime.cache.semantic.evidence import Evidence, after_audit
 from edge_runtime.cache.semantic.partitions import Partitions, pack, unpack
-from edge_runtime.cache.semantic.rows import Row, delete, evict, insert, merge
+from edge_runtime.cache.semantic.rows import Row, insert, read_tallies, write_tally
 from edge_runtime.cache.semantic.score import Scorer
 from edge_runtime.cache.semantic.tables import ENTRY, SEMANTIC
-from edge_runtime.cache.semantic.tally import Tally
-from edge_runtime.cache.uses import Uses
-from edge_runtime.errors import EngineError
-from edge_runtime.stats.eprocess import BettingProcess
+from edge_runtime.cache.semantic.tally import Tallies
 
 
-class SemanticStore:
+class SemanticStore(Entries):
     """See `SemanticStoreLike`."""
+
+    KEY = "entry"
+    GROUP = "partition"
 
     def __init__(
         self,
@@ -62,29 +57,12 @@ class SemanticStore:
         limits: SemanticLimits,
         clock: Callable[[], int],
     ) -> None:
-        self._connection = connection
-        self._reader = reader
+        super().__init__(connection, reader, clock)
         self._partitions = partitions
         self._scorer = scorer
         self._least = least_score
         self._limits = limits
-        self._clock = clock
-        self._lock = threading.Lock()  # of writing; a commit is made under it
-        self._generation = 0
-        self._epoch: int = connection.execute("SELECT epoch FROM state").fetchone()[0]
-        self._uses = Uses(connection)
-        self._tallies = {
-            (digest, encoder): Tally(
-                n,
-                wrong,
-                BettingProcess(
-                    limits.alpha, limits.level, log_capitals=json.loads(capitals), peak=peak
-                ),
-            )
-            for digest, encoder, n, wrong, capitals, peak in connection.execute(
-                "SELECT * FROM audits"
-            )
-        }
+        self._tallies = Tallies(read_tallies(connection, limits))
 
     @classmethod
     def open(
@@ -112,15 +90,14 @@ class SemanticStore:
         )
         with store._lock:
             with store._uses.transaction():
-                store._evict(0, 0)  # the limits may have become smaller since
+                store._make_room(0, 0)  # the limits may have become smaller since
             store._partitions.open(store._connection, store._epoch)
         return store
 
     def lookup(self, asked: Asked, vector: Vector, *, audit: bool) -> SemanticHit | SemanticTicket:
         """See `SemanticStoreLike.lookup`."""
         generation, epoch = self._generation, self._epoch
-        tally = self._tallies.get(asked.judged)
-        if tally is not None and tally.suspended:
+        if self._tallies.suspended(asked.judged):
             return SemanticTicket(asked, vector, generation)
         try:
             near = self._partitions.nearest(self._reader, asked.partition, epoch, vector)
@@ -162,15 +139,9 @@ class SemanticStore:
                 cosine = float(unpack(data) @ vector)
                 yield Candidate(entry, text, cosine, least_score, max(now - kept_s, 0))
 
-    def _evict(self, room: int, entries: int) -> dict[bytes, list[int]]:
+    def _make_room(self, size: int, entries: int) -> Gone:
         limits = self._limits
-        return evict(
-            self._connection,
-            now=self._clock(),
-            epoch=self._epoch,
-            max_bytes=limits.max_bytes - room,
-            max_entries=limits.max_entries - entries,
-        )
+        return self._evict(limits.max_bytes - size, limits.max_entries - entries)
 
     def limit(self, limits: SemanticLimits, least_score: float | None) -> None:
         """Keep and serve by these from now on; what is over goes with the next answer kept."""
@@ -190,10 +161,8 @@ class SemanticStore:
                 return False
             try:
                 with self._uses.transaction():
-                    gone = delete(
-                        self._connection, "partition = ? AND text = ?", [partition, asked.text]
-                    )
-                    merge(gone, self._evict(size, 1))
+                    gone = self._delete("partition = ? AND text = ?", [partition, asked.text])
+                    merge(gone, self._make_room(size, 1))
                     entry = insert(
                         self._connection,
                         asked,
@@ -210,20 +179,9 @@ class SemanticStore:
     def report_audit(self, hit: SemanticHit, *, correct: bool) -> None:
         """See `SemanticStoreLike.report_audit`; counts also when the entry is gone by then."""
         judged = hit.ticket.asked.judged
-        with self._lock, _explained("audited"), self._uses.transaction(durable=not correct):
-            tally = self._tallies.get(judged) or Tally.new(self._limits.alpha, self._limits.level)
-            self._tallies[judged] = tally
-            tally.observe(wrong=not correct)
-            self._connection.execute(
-                "INSERT OR REPLACE INTO audits VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    *judged,
-                    tally.n,
-                    tally.wrong,
-                    json.dumps(tally.process.log_capitals),
-                    tally.process.peak,
-                ),
-            )
+        with self._lock, explained("audited"), self._uses.transaction(durable=not correct):
+            tally = self._tallies.observe(judged, self._limits, wrong=not correct)
+            write_tally(self._connection, judged, tally)
             row = self._connection.execute(
                 "SELECT right, wrong, least_score FROM entries WHERE entry = ?", (hit.entry,)
             ).fetchone()
@@ -231,7 +189,7 @@ class SemanticStore:
                 return
             evidence = after_audit(Evidence(*row), hit.score, correct=correct)
             if evidence is None:
-                gone = delete(self._connection, "entry = ?", [hit.entry])
+                gone = self._delete("entry = ?", [hit.entry])
                 self._partitions.removed(self._connection, gone, self._epoch)
             else:
                 self._connection.execute(
@@ -241,8 +199,7 @@ class SemanticStore:
 
     def audited(self, model_digest: str, encoder: str = "") -> Audited:
         """See `SemanticStoreLike.audited`."""
-        tally = self._tallies.get((model_digest, encoder))
-        return Audited(0, 0, 1.0, suspended=False) if tally is None else tally.shown()
+        return self._tallies.shown((model_digest, encoder))
 
     def purge(
         self,
@@ -253,64 +210,27 @@ class SemanticStore:
         model_digest: str | None = None,
     ) -> int:
         """See `SemanticStoreLike.purge`. A whole model's purge also ends its suspension."""
-        tests: dict[str, str | int | None] = {
-            "entry = ?": key,
-            "entry IN (SELECT entry FROM tags WHERE tag = ?)": tag,
-            "tenant = ?": tenant,
-            "model_digest = ?": model_digest,
-        }
-        given = {test: value for test, value in tests.items() if value is not None}
-        with self._lock, _explained("purged"):
-            self._generation += 1
-            with self._uses.transaction(durable=True):
-                gone = delete(self._connection, " AND ".join(given) or "1", [*given.values()])
-                if not given or given.keys() == {"model_digest = ?"}:
-                    self._acquit(model_digest)
+        whole = key is None and tag is None and tenant is None
+        with self._lock, explained("purged"):
+            gone = self._purge(
+                key,
+                tag,
+                tenant,
+                model_digest,
+                also=(lambda: self._acquit(model_digest)) if whole else None,
+            )
             self._partitions.removed(self._connection, gone, self._epoch)
-        return sum(map(len, gone.values()))
+        return count(gone)
 
     def _acquit(self, model_digest: str | None) -> None:
-        for judged in list(self._tallies):
-            if model_digest in (None, judged[0]):
-                self._connection.execute(
-                    "DELETE FROM audits WHERE model_digest = ? AND encoder = ?", judged
-                )
-                del self._tallies[judged]
+        self._connection.executemany(
+            "DELETE FROM audits WHERE model_digest = ? AND encoder = ?",
+            self._tallies.acquit(model_digest),
+        )
 
-    def new_epoch(self) -> int:
-        """See `SemanticStoreLike.new_epoch`. Takes the same time however much is kept."""
-        with self._lock, _explained("purged"):
-            self._generation += 1
-            with self._uses.transaction(durable=True):
-                self._connection.execute("UPDATE state SET epoch = epoch + 1")
-            self._epoch += 1
-            self._partitions.forget()
-            return self._epoch
+    def _forgotten(self) -> None:
+        self._partitions.forget()
 
-    def size(self) -> CacheSize:
-        """See `SemanticStoreLike.size`. Entries of older epochs count until they go."""
-        with self._lock:
-            count, held = self._connection.execute("SELECT entries, bytes FROM state").fetchone()
-            return CacheSize(count, held, self._epoch)
-
-    def close(self) -> None:
-        """Write the uses and the indexes; a file that cannot be written is made anew later."""
-        with self._lock:
-            with (
-                contextlib.suppress(sqlite3.Error, OSError),
-                self._uses.transaction(everything=True),
-            ):
-                self._partitions.save(self._connection)
-            self._reader.close()
-            self._connection.close()
-
-
-@contextlib.contextmanager
-def _explained(done: str) -> Iterator[None]:
-    """A purge or an audit that failed must not look like one that worked."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise EngineError(
-            f"the cache could not be {done}: {error}; free the disk, or stop and delete the file"
-        ) from error
+    def _closing(self) -> None:
+        """Write the indexes; a file that cannot be written is made anew later."""
+        self._partitions.save(self._connection)

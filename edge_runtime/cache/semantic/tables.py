@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_runtime.cache.file import Layout
+from edge_runtime.cache.file import SHARED_SCHEMA, Layout
 
 # AUTOINCREMENT: numbers of entries that are gone must not come back, an index may still hold them.
 # `vector` is float16; `answer` is last, so that reading a vector does not read the answer.
@@ -25,17 +25,6 @@ CREATE TABLE entries (
     answer BLOB NOT NULL
 ) STRICT;
 CREATE INDEX entries_by_partition ON entries (partition, text);
-CREATE INDEX entries_by_use ON entries (used);
-CREATE INDEX entries_by_tenant ON entries (tenant);
-CREATE INDEX entries_by_model ON entries (model_digest);
-CREATE INDEX entries_by_epoch ON entries (epoch);
-CREATE INDEX entries_by_expiry ON entries (expires_s);
-CREATE TABLE tags (
-    tag TEXT NOT NULL,
-    entry INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE,
-    PRIMARY KEY (tag, entry)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX tags_by_entry ON tags (entry);
 CREATE TABLE partitions (
     partition BLOB PRIMARY KEY,
     entries INTEGER NOT NULL,
@@ -50,33 +39,17 @@ CREATE TABLE audits (
     peak REAL NOT NULL,
     PRIMARY KEY (model_digest, encoder)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE state (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    epoch INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
-    entries INTEGER NOT NULL
-) STRICT;
-INSERT INTO state VALUES (1, 1, 0, 0);
-CREATE TRIGGER entries_in AFTER INSERT ON entries BEGIN
-    UPDATE state SET bytes = bytes + NEW.bytes, entries = entries + 1;
+CREATE TRIGGER partitions_in AFTER INSERT ON entries BEGIN
     INSERT INTO partitions (partition, entries) VALUES (NEW.partition, 1)
         ON CONFLICT DO UPDATE SET entries = entries + 1;
 END;
-CREATE TRIGGER entries_out AFTER DELETE ON entries BEGIN
-    UPDATE state SET bytes = bytes - OLD.bytes, entries = entries - 1;
+CREATE TRIGGER partitions_out AFTER DELETE ON entries BEGIN
     UPDATE partitions SET entries = entries - 1 WHERE partition = OLD.partition;
     DELETE FROM partitions WHERE partition = OLD.partition AND entries = 0;
 END;
 """
 
-SEMANTIC = Layout(application_id=0x45444753, version=2, schema=_SCHEMA)  # "EDGS"
-_BY = "SELECT entry, bytes, partition FROM entries"
-EVICT = (
-    f"{_BY} WHERE expires_s <= ? ORDER BY expires_s, entry LIMIT 256",
-    f"{_BY} WHERE epoch < ? ORDER BY epoch, entry LIMIT 256",
-    f"{_BY} ORDER BY used LIMIT 256",
-)
-"""What goes first: what has ended (parameter: now), older epochs (the epoch), least used."""
+SEMANTIC = Layout(application_id=0x45444753, version=3, schema=_SCHEMA + SHARED_SCHEMA)  # "EDGS"
 EVERY_VECTOR = "SELECT entry, vector FROM entries WHERE partition = ? AND epoch = ?"
 SOME_VECTORS = f"{EVERY_VECTOR} ORDER BY entry DESC LIMIT ?"
 ENTRY = "SELECT epoch, kept_s, expires_s, least_score, text, vector FROM entries WHERE entry = ?"
