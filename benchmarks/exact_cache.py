@@ -9,16 +9,11 @@ answers while the cache is full, so that each evicts. Nothing is excluded but ma
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import tempfile
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.cache_runs import answer, command, measure, summary, timed
 from benchmarks.machine import describe_machine
-from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.contract import OVERHEAD_BYTES, CacheLimits, Hit, Ticket
 from edge_runtime.cache.exact import ExactCache
 from edge_runtime.cache.key import Question
@@ -38,30 +33,6 @@ def question(number: int) -> Question:
         "max_tokens": 256,
     }
     return Question("chat", "0" * 64, "default", fields)
-
-
-def answer(number: int, pieces: int) -> Answer:
-    words = [f"word{number + place} " for place in range(pieces)]
-    body = {"choices": [{"message": {"content": "".join(words)}, "finish_reason": "stop"}]}
-    stream = tuple({"choices": [{"index": 0, "delta": {"content": word}}]} for word in words)
-    return Answer(body, stream, 200, pieces)
-
-
-def timed(call: Callable[[int], object], numbers: Sequence[int]) -> list[float]:
-    """Milliseconds of each call."""
-    found = []
-    for number in numbers:
-        start = time.perf_counter_ns()
-        call(number)
-        found.append((time.perf_counter_ns() - start) / 1e6)
-    return found
-
-
-def summary(times_ms: list[float]) -> dict[str, float]:
-    ranked = sorted(times_ms)
-    at = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
-    shown = {name: ranked[int(share * (len(ranked) - 1))] for name, share in at.items()}
-    return {name: round(value, 4) for name, value in (shown | {"max": ranked[-1]}).items()}
 
 
 def run(entries: int, lookups: int, pieces: int, folder: Path) -> dict[str, object]:
@@ -101,20 +72,5 @@ def run(entries: int, lookups: int, pieces: int, folder: Path) -> dict[str, obje
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entries", type=int, default=100_000)
-    parser.add_argument("--lookups", type=int, default=20_000)
-    parser.add_argument("--pieces", type=int, default=64, help="stream pieces an answer")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="exact-cache-") as folder:
-        result = run(arguments.entries, arguments.lookups, arguments.pieces, Path(folder))
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.json is not None:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    measure(run, command(__doc__).parse_args())

@@ -5,24 +5,25 @@
 Fills one partition (one tenant, one model, one system prompt: the worst case for the index) with
 made-up questions and clustered vectors, then asks for hits (a kept question in other words) and
 misses in turns, each call timed by itself: gates, search, score, reading and decoding the answer.
-Then keeps new answers while the cache is full, so that each evicts. The embedding is left out:
-its time is the encoder's, idle or beside decoding.
+Then keeps new answers while the cache is full, so that each evicts. The embedding is left out; its
+time is the encoder's, and measured in a daemon that runs, idle and beside decoding:
+
+    python -m benchmarks.semantic_cache --embedding URL --decoder NAME --questions train.jsonl
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import asyncio
 import random
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.exact_cache import answer, summary, timed
+from benchmarks.cache_runs import answer, command, measure, show, summary, timed
 from benchmarks.machine import describe_machine
+from benchmarks.semantic_embedding import read_questions, rounds
 from edge_runtime.cache.semantic.contract import Asked, SemanticHit, SemanticLimits, SemanticTicket
 from edge_runtime.cache.semantic.score import shipped
 from edge_runtime.cache.semantic.store import SemanticStore
@@ -31,6 +32,7 @@ WIDTH = 384
 NEAR = 0.1  # length of the noise between a question and its paraphrase
 CLUSTERS = 1000
 TTL_S = 86_400
+MOST_QUESTIONS = 500
 SUBJECTS = [
     "card",
     "account",
@@ -153,18 +155,23 @@ def run(entries: int, lookups: int, pieces: int, folder: Path) -> dict[str, obje
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entries", type=int, default=100_000)
-    parser.add_argument("--lookups", type=int, default=20_000)
-    parser.add_argument("--pieces", type=int, default=64, help="stream pieces an answer")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser = command(__doc__)
+    parser.add_argument("--embedding", metavar="URL", help="time the embedding of a daemon instead")
+    parser.add_argument("--encoder", default="minilm-l6", help="the encoder's name there")
+    parser.add_argument("--decoder", help="also embed beside streams of this model")
+    parser.add_argument("--streams", type=int, default=4, help="how many streams")
+    parser.add_argument("--questions", type=Path, help="texts to embed: lines, or JSON lines")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="semantic-cache-") as folder:
-        result = run(arguments.entries, arguments.lookups, arguments.pieces, Path(folder))
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.json is not None:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+    if arguments.embedding is None:
+        measure(run, arguments)
+        return
+    if arguments.questions is None:
+        parser.error("--embedding needs --questions")
+    questions = read_questions(arguments.questions, min(arguments.lookups, MOST_QUESTIONS))
+    found = rounds(
+        arguments.embedding, arguments.encoder, arguments.decoder, questions, arguments.streams
+    )
+    show(asyncio.run(found), arguments.json)
 
 
 if __name__ == "__main__":
