@@ -95,7 +95,7 @@ async def playing(
     assert first is not None
     assert good is not None
     assert worse is not None
-    shift = worse.loop_escalates - good.loop_escalates
+    shift = worse.escalates - good.escalates
     bundles = [
         known(releases.first), known(releases.good),
         known(releases.broken, Flaws(refused_share=1.0)),
@@ -109,7 +109,7 @@ async def playing(
         report.broker = stage_of.name
         daemons = await asyncio.to_thread(daemons_of, options, releases.first, frontier, keys)
         cast = Cast(
-            TENANT, specs_of(options, bundles[0], first.loop_escalates),
+            TENANT, specs_of(options, bundles[0], first.escalates),
             World.of(*bundles, seed=options.seed), daemons, options.seed,
         )  # fmt: skip
         settings = settings_of(options.work, stage_of.settings)

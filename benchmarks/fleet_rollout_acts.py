@@ -237,7 +237,7 @@ async def broken_release(play: Play, change: Bundle, good: Bundle) -> Act:
     halted = next((one for one in page.history if one.after is Phase.HALTED), None)
     act.checks["by the safety guard"] = halted is not None and "guard broken" in halted.reason
     views = await play.fleet.host.services.rollouts.boxes(page.id)
-    act.told["boxes exposed"] = sum(bool(one.events) for one in views)
+    act.told["boxes begun"] = sum(one.offered_at_s is not None for one in views)
     act.told["of"] = len(views)
     refused = {one.box for one in views if "refused" in one.events}
     act.checks["each real daemon refused it by itself"] = set(play.traffic) <= refused
@@ -262,7 +262,7 @@ async def worse_release(play: Play, change: Bundle, good: Bundle) -> Act:
     )
     views = await play.fleet.host.services.rollouts.boxes(page.id)
     exposed = {one.box for one in views if one.serving_at_s is not None}
-    act.told["boxes exposed"], act.told["of"] = len(exposed), len(views)
+    act.told["boxes begun"], act.told["of"] = len(exposed), len(views)
     act.checks["half of the boxes never saw it"] = len(exposed) <= len(views) / 2
     act.checks["a real daemon was among the exposed"] = bool(exposed & set(play.traffic))
     await play.converge(act, good)

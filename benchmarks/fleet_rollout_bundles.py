@@ -4,11 +4,10 @@ Rules
 - Nothing is trained: all begin with the weights of one bundle. The second has the same weights
   and prompts under another model digest; the third promises an answer that it does not give; the
   fourth has noise on its INT8 weights, and its golden answers are those it gives.
-- Every digest that decides for itself has a certificate of its own: alpha, delta and what it keeps
-  are measured on utterances that training never saw. The worse one escalates more because less of
-  it can be proved, not because something was set so.
-- The noise is searched for: larger and smaller until the share that the worse one escalates on the
-  utterances of the traffic lies `WORSE_BY` above the good one's.
+- Every digest that decides for itself has a certificate of its own, made from utterances that
+  training never saw. Score and threshold are the first one's; what it promises is measured anew.
+- The noise is searched for: larger and smaller until the share that the worse one escalates of the
+  traffic's utterances lies `WORSE_BY` above the good one's.
 """
 
 from __future__ import annotations
@@ -23,15 +22,17 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from onnx import TensorProto
+from pydantic import ValidationError
 
 from edge_runtime.bundle.certificate import Certificate
 from edge_runtime.bundle.digests import model_digest
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.pack import load_manifest, pack
-from export_tools.certify.command import SALT, calibrate
+from edge_runtime.stats.scores import auroc
+from export_tools.certify.command import FIT_SALT, SALT, calibrate
 from export_tools.certify.generator import GeneratorBundle
-from export_tools.certify.issue import Terms
-from export_tools.certify.scorers import open_scorer
+from export_tools.certify.issue import DECILES, Terms, kept_by
+from export_tools.certify.scorers import Scorer, open_scorer
 from export_tools.certify.traffic import Example, Half, half
 
 VARIANT: Final = "int8"
@@ -41,7 +42,7 @@ WORSE_BY: Final = 0.04
 CLOSE: Final = 0.012
 FIRST_NOISE: Final = 4.0
 TRIES: Final = 8
-JUDGED: Final = 300
+PROMISE: Final = 0.12
 BETTER_TEMPLATE: Final = "{#- the second edition -#}"
 
 
@@ -49,14 +50,13 @@ BETTER_TEMPLATE: Final = "{#- the second edition -#}"
 class Measured:
     """A model on utterances it never saw; shares of 0 to 1.
 
-    `exact`: whole answers right. `escalates`: scored below the certificate's threshold, of those
-    that did not calibrate; `loop_escalates`: the same of the utterances of the traffic.
+    `exact`: whole answers right. `escalates`: of the traffic's utterances, those scored below the
+    certificate's threshold.
     """
 
     certificate: Certificate
     exact: float
     escalates: float
-    loop_escalates: float
 
 
 @dataclass(frozen=True)
@@ -84,46 +84,87 @@ class Releases:
 
 @dataclass(frozen=True)
 class Utterances:
-    """Labelled texts that training never saw. `judged` never calibrate; the traffic is `loop`."""
+    """Labelled texts that training never saw; the traffic repeats `loop`, which calibrates nothing.
+
+    `calibrate` is divided once more: one half of it fits the score.
+    """
 
     calibrate: Sequence[Example]
-    judged: Sequence[Example]
     loop: Sequence[Example]
 
     @classmethod
     def of(cls, examples: Sequence[Example], loop: int) -> Utterances:
-        """Divide as `edge-export certify` does; the traffic repeats `loop` of those judged."""
-        judged = half(examples, Half.REPORT, salt=SALT)[: max(JUDGED, loop)]
-        return cls(half(examples, Half.CALIBRATE, salt=SALT), judged, judged[:loop])
+        """Divide as `edge-export certify` does."""
+        judged = half(examples, Half.REPORT, salt=SALT)
+        return cls(half(examples, Half.CALIBRATE, salt=SALT), judged[:loop])
+
+    @property
+    def proof(self) -> Sequence[Example]:
+        """What certificates count errors among."""
+        return half(self.calibrate, Half.CALIBRATE, salt=FIT_SALT)
 
 
 class NothingProvedError(RuntimeError):
     """No threshold could be certified: such a model escalates everything."""
 
 
-def measure(directory: Path, utterances: Utterances) -> Measured:
-    """Certify a bundle and say what it keeps. Costs one or two answers an utterance.
+def measure_first(directory: Path, utterances: Utterances) -> Measured:
+    """Find score and threshold. Costs one answer an utterance. Raises `NothingProvedError`."""
+    scorer = open_scorer(directory, VARIANT, None)
+    examples = [*utterances.calibrate, *utterances.loop]
+    found = calibrate(scorer, examples, None, TERMS, datetime.now(UTC), task=TASK)
+    if found.certificate is None:
+        raise NothingProvedError(f"{directory.name}: nothing can be certified")
+    return _measured(scorer, utterances, found.certificate)
 
-    Raises `NothingProvedError`.
+
+def measure_like(directory: Path, utterances: Utterances, first: Certificate) -> Measured:
+    """What another model promises at the score and threshold of the first one.
+
+    Costs one answer an utterance that proves or is asked. Raises `NothingProvedError`.
     """
     scorer = open_scorer(directory, VARIANT, None)
-    examples = [*utterances.calibrate, *utterances.judged]
-    found = calibrate(scorer, examples, None, TERMS, datetime.now(UTC), task=TASK)
-    if found.certificate is None or found.report is None:
-        raise NothingProvedError(f"{directory.name}: nothing can be certified")
-    scores, errors = scorer.scored(utterances.judged)
-    escalates = [
-        float((part < found.certificate.threshold).mean())
-        for part in (scores, scores[: len(utterances.loop)])
-    ]
-    return Measured(found.certificate, 1 - float(errors.mean()), *escalates)
+    scorer.parameters = first.score.parameters
+    scores, errors = scorer.scored(utterances.proof)
+    kept = kept_by(first.threshold, scores, errors)
+    document = first.model_dump(by_alias=True) | {
+        "model_digest": scorer.model_digest,
+        "alpha": PROMISE,
+        "n": kept.kept,
+        "k": kept.errors,
+        "calibration_size": kept.samples,
+        "coverage": kept.coverage,
+        "auroc": auroc(scores, errors),
+        "score_deciles": [float(one) for one in np.quantile(scores, DECILES)],
+    }
+    try:
+        certificate = Certificate.model_validate(document)
+    except ValidationError as error:
+        raise NothingProvedError(f"{directory.name}: {error}") from error
+    return _measured(scorer, utterances, certificate)
+
+
+def escalated(directory: Path, utterances: Utterances, first: Certificate) -> float:
+    """The share of the traffic's utterances below the threshold. Costs one answer each."""
+    scorer = open_scorer(directory, VARIANT, None)
+    scorer.parameters = first.score.parameters
+    scores, _ = scorer.scored(utterances.loop)
+    return float((scores < first.threshold).mean())
+
+
+def _measured(scorer: Scorer, utterances: Utterances, certificate: Certificate) -> Measured:
+    scores, _ = scorer.scored(utterances.loop)
+    _, errors = scorer.scored([*utterances.proof, *utterances.loop])
+    return Measured(
+        certificate, 1 - float(errors.mean()), float((scores < certificate.threshold).mean())
+    )
 
 
 def make_releases(bundle: Path, utterances: Utterances, work: Path) -> Releases:
     """All four, below `work`. Costs one answer an utterance for each noise that is tried."""
     first = _copy(bundle, work / "v1", version="1", release=1)
     good = _copy(bundle, work / "v2", template=BETTER_TEMPLATE, version="2", release=2)
-    measured = measure(first.directory, utterances)
+    measured = measure_first(first.directory, utterances)
     digest = model_digest(good.manifest, VARIANT)
     same = replace(
         measured, certificate=measured.certificate.model_copy(update={"model_digest": digest})
@@ -156,25 +197,25 @@ def _same_prompts(one: Release, other: Release, utterances: Utterances) -> None:
 def _worse(
     bundle: Path, utterances: Utterances, good: Measured, work: Path
 ) -> tuple[Release, float]:
-    """The release whose escalation is nearest to `WORSE_BY` above the good one's."""
+    """The release whose escalation is nearest to `WORSE_BY` above the good one's, and its noise.
+
+    Raises `NothingProvedError` when it proves nothing, or no noise comes near.
+    """
     low, high, noise = 0.0, float("inf"), FIRST_NOISE
     found: list[tuple[float, Release, float]] = []
-    for number in range(TRIES):
-        release = _noisy(bundle, work / f"worse-{number}", noise)
-        try:
-            measured = measure(release.directory, utterances)
-            shift = measured.loop_escalates - good.loop_escalates
-            found.append((abs(shift - WORSE_BY), replace(release, measured=measured), noise))
-        except NothingProvedError:
-            shift = 1.0
+    while len(found) < TRIES:
+        release = _noisy(bundle, work / f"worse-{len(found)}", noise)
+        shift = escalated(release.directory, utterances, good.certificate) - good.escalates
+        found.append((abs(shift - WORSE_BY), release, noise))
         if abs(shift - WORSE_BY) <= CLOSE:
             break
         low, high = (noise, high) if shift < WORSE_BY else (low, noise)
         noise = noise * 2 if high == float("inf") else (low + high) / 2
-    if not found:
-        raise NothingProvedError("no noise leaves a model that can be certified")
-    _, best, noise = min(found, key=lambda one: one[0])
-    return best, noise
+    away, best, noise = min(found, key=lambda one: one[0])
+    if away > WORSE_BY / 2:
+        raise NothingProvedError("no noise makes it escalate about four points more")
+    measured = measure_like(best.directory, utterances, good.certificate)
+    return replace(best, measured=measured), noise
 
 
 def _noisy(bundle: Path, directory: Path, noise: float) -> Release:

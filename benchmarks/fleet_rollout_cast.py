@@ -47,7 +47,6 @@ threads = 1
 [certificates]
 directory = "{certificates}"
 trusted_keys = ["{keys}"]
-reload_s = 1.0
 
 [frontiers.central]
 base_url = "{frontier}"

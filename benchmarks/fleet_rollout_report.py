@@ -31,13 +31,12 @@ def _releases(report: Mapping[str, Any]) -> str:
     rows = [
         (
             one["version"], f"`{one['model_digest'][:12]}`",
-            *(_percent(one.get(name)) for name in ("exact", "escalates", "loop_escalates")),
+            *(_percent(one.get(name)) for name in ("exact", "escalates")),
             "-" if "n" not in one else f"{one['k']} wrong of {one['n']} kept",
         )
         for one in report["releases"]
     ]  # fmt: skip
-    head = ("release", "model digest", "whole answers right", "escalates", "escalates, traffic",
-            "certificate")  # fmt: skip
+    head = ("release", "model digest", "whole answers right", "escalates", "certificate")
     return f"Noise of the last: {report['noise']:.3g} INT8 steps.\n\n{table(head, rows)}"
 
 
@@ -63,8 +62,8 @@ def _act(act: Mapping[str, Any]) -> str:
         ),
     ]  # fmt: skip
     told = act["told"]
-    if "boxes exposed" in told:
-        lines.append(f"Boxes exposed: {told['boxes exposed']} of {told['of']}.")
+    if "boxes begun" in told:
+        lines.append(f"Boxes that began with it: {told['boxes begun']} of {told['of']}.")
     for pair in told.get("pairs of real daemons", ()):
         moved = ", ".join(
             f"{name.replace('_', ' ')} {pair[name][0]} of {pair[name][1]}"

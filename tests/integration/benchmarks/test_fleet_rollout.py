@@ -59,4 +59,4 @@ async def play_in(work: Path) -> None:
     assert (taken.failed, halted.failed) == ([], []), (taken.traffic, halted.traffic)
     assert (taken.phase, halted.phase) == ("completed", "rolled_back")
     assert taken.traffic[WHO]["requests"] > 10
-    assert halted.told["boxes exposed"] >= 2
+    assert halted.told["boxes begun"] >= 2
