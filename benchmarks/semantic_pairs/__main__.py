@@ -69,6 +69,7 @@ def report(arguments: argparse.Namespace) -> None:
         "half": arguments.half,
         "threshold": scorer.threshold,
         **judge.summary(outcomes, scorer.threshold),
+        "each_question_once": judge.summary(judge.once_each(outcomes), scorer.threshold),
         "cosine_alone": judge.cosine_only(outcomes, gated=False),
         "cosine_behind_gates": judge.cosine_only(outcomes, gated=True),
     }

@@ -76,36 +76,28 @@ def smallest_sample(alpha: float, delta: float) -> float:
     return math.log(delta) / math.log1p(-alpha)
 
 
-def first_kept(
-    samples: int, alpha: float, delta: float, start_coverage: float = START_COVERAGE
-) -> int:
+def first_kept(samples: int, alpha: float, delta: float) -> int:
     """How many samples the strictest tested threshold keeps; may exceed `samples`.
 
     A walk from the very strictest threshold would fail at once: a handful of samples cannot
     reach n0.
     """
-    wanted = max(start_coverage * samples, START_SLACK * smallest_sample(alpha, delta))
+    wanted = max(START_COVERAGE * samples, START_SLACK * smallest_sample(alpha, delta))
     return math.ceil(wanted)
 
 
 def learn_then_test(
-    scores: npt.ArrayLike,
-    errors: npt.ArrayLike,
-    *,
-    alpha: float,
-    delta: float,
-    start_coverage: float = START_COVERAGE,
+    scores: npt.ArrayLike, errors: npt.ArrayLike, *, alpha: float, delta: float
 ) -> Walk:
     """Walk the thresholds of a calibration set and certify the loosest that may be trusted.
 
-    `start_coverage`, fixed before looking, is the share the strictest threshold keeps at least.
     `scores` [n] in [0, 1], higher means surer; `errors` [n] of 0 or 1, 1 where the answer was
     wrong. Costs a sort and at most 71 binomial tails. Raises `ValueError` for other shapes
     or values.
     """
     ordered, cumulative = _ordered(scores, errors)
     samples = len(ordered)
-    start = first_kept(samples, alpha, delta, start_coverage)
+    start = first_kept(samples, alpha, delta)
     steps: list[Step] = []
     certified: Certified | None = None
     for kept in _grid(ordered, start):
