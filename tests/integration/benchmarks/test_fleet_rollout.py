@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.fleet_rollout_acts import Pace, Play, broken_release, good_release
+from benchmarks.fleet_rollout_bundles import add_noise
 from benchmarks.fleet_rollout_cast import settings_of
 from benchmarks.fleet_rollout_stage import broker
+from edge_runtime.bundle.files import RealFiles
 from fleet.demo_daemon import Daemon
 from fleet.demo_traffic import Traffic
 from fleet.rehearsal import Cast, Stage, rehearsal
@@ -19,6 +22,7 @@ from fleet.simulator.broker import free_port
 from fleet.simulator.clock import FastClock
 from fleet.simulator.tiny import GOLDEN_INPUT, publish_releases
 from fleet.simulator.world import Flaws, World, make_spec
+from tests.support.graphs import WEIGHTS, write_graph_bundle
 from tests.support.services import SCRIPT, UNAVAILABLE, folder_for_anyone
 
 NAME, TENANT, WHO = "tiny", "acme", "acme~real"
@@ -60,3 +64,15 @@ async def play_in(work: Path) -> None:
     assert (taken.phase, halted.phase) == ("completed", "rolled_back")
     assert taken.traffic[WHO]["requests"] > 10
     assert halted.told["boxes begun"] >= 2
+
+
+def test_noise_moves_int8_weights_and_nothing_else(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    manifest = write_graph_bundle(bundle, RealFiles(), 1)
+    path = bundle / "int8" / "model.onnx_data"
+    before = np.frombuffer(path.read_bytes(), np.int8)
+    add_noise(bundle, manifest, 3.0)
+    after = np.frombuffer(path.read_bytes(), np.int8)
+    moved = after[: WEIGHTS.size].astype(int) - before[: WEIGHTS.size]
+    assert 2.5 < moved.std() < 3.5
+    assert (after[WEIGHTS.size :] == before[WEIGHTS.size :]).all()
