@@ -148,8 +148,11 @@ class _MqttSession:
             raise TransportError(f"MQTT: {error}") from error
 
 
-def _refused(code: ReasonCode | int) -> bool:
-    return code.is_failure if isinstance(code, ReasonCode) else code >= REFUSED_CODE
+def _refused(code: object) -> bool:
+    """Whether a subscription's answer is a refusal; 3.1.1 answers with plain numbers."""
+    if isinstance(code, ReasonCode):
+        return code.is_failure
+    return isinstance(code, int) and code >= REFUSED_CODE
 
 
 def _connect_properties() -> Properties:
