@@ -41,10 +41,11 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A kept answer and its age."""
+    """A kept answer, its age, and the key it is kept under; empty for one found by likeness."""
 
     answer: Answer
     age_s: int
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

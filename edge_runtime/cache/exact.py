@@ -93,7 +93,7 @@ class ExactCache(Entries):
             self.purge(key=ticket.key)
             return Ticket(ticket.key, question, self._generation)
         self._uses.remember(entry)
-        return Hit(answer, max(age_s, 0))
+        return Hit(answer, max(age_s, 0), ticket.key)
 
     def keep(self, ticket: Ticket, answer: Answer, use: Use) -> bool:
         """See `ExactCacheLike.keep`. Raises `ValueError` for an answer that is not JSON."""

@@ -37,7 +37,7 @@ class MemoryCache:
         if entry.epoch != self._held.epoch or not fresh_enough(age_s, entry.ttl_s, use):
             return ticket
         self._held.entries.move_to_end(key)
-        return Hit(decode(entry.data), max(age_s, 0))
+        return Hit(decode(entry.data), max(age_s, 0), key)
 
     def keep(self, ticket: Ticket, answer: Answer, use: Use) -> bool:
         """See `ExactCacheLike.keep`."""

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.contract import Hit
-from edge_runtime.cache.key import Question, answer_fields, cache_key
+from edge_runtime.cache.key import Question, answer_fields
 from edge_runtime.cache.policy import is_whole, parse_cache_control, use_for
 from edge_runtime.cache.semantic.contract import similar_question
 from edge_runtime.core import ModelInfo
@@ -45,7 +45,7 @@ def look_up(course: ChatCourse) -> Hit | None:
     found = router.look_up(course.question, course.use)
     if found is None:
         return None
-    told.cache_key = cache_key(course.question).hex()
+    told.cache_key = found.key.hex()
     if isinstance(found, Hit):
         return found
     course.ticket = found

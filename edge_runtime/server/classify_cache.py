@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.cache.answers import Answer
 from edge_runtime.cache.contract import Hit
-from edge_runtime.cache.key import Question, cache_key
+from edge_runtime.cache.key import Question
 from edge_runtime.cache.policy import parse_cache_control, use_for
 from edge_runtime.core import ModelInfo
 from edge_runtime.errors import UsageError
@@ -28,8 +28,9 @@ def look_up(course: ClassifyCourse, item: Item) -> None:
         leading = next(one for one in course.infos if one is not None)
         question = _question(course, item, leading)
         found = router.look_up(question, item.use)
+        assert found is not None, "there is a cache, and it may be used"
         told.cache = "hit" if isinstance(found, Hit) else "miss"
-        told.cache_key = cache_key(question).hex()
+        told.cache_key = found.key.hex()
         if isinstance(found, Hit):
             _from_cache(course, item, found, leading)
             return
