@@ -29,6 +29,7 @@ from edge_runtime.router.contract import FrontierCall, Payer
 from edge_runtime.router.escalate import classify_body
 from edge_runtime.router.frontier.capture import Capture
 from edge_runtime.router.frontier.memory import completion
+from edge_runtime.router.frontier.redact import redact
 from edge_runtime.router.frontier.settings import CaptureSettings
 from export_tools.certify.classifier import EncoderBundle
 from export_tools.certify.traffic import Example, read_examples
@@ -78,13 +79,15 @@ class Lab:
         asked = read_examples([folder / "train.jsonl"])
         judged = read_examples([folder / "validation.jsonl"])
         self.asked = sorted(asked, key=lambda item: hashlib.sha256(item.text.encode()).digest())
-        self.truth = {item.text: str(item.label) for item in asked}
+        self.oracle = Oracle({item.text: str(item.label) for item in asked})
+        # What is kept is redacted, so that is what a student sees.
+        kept = [Example(redact(item.text), item.label) for item in asked]
+        self.truth = {item.text: str(item.label) for item in kept}
         self.labels = tuple(sorted(set(self.truth.values())))
-        every = [*asked, *judged]
+        every = [*kept, *judged]
         outputs = cached_outputs(model, every, cache)
         self.features = {item.text: row for item, row in zip(every, outputs, strict=True)}
         self.judged = judged
-        self.oracle = Oracle(self.truth)
         section = tomllib.loads(RECIPE.read_text("utf-8"))["escalation"]
         self.escalation = Escalation.model_validate(section)
 
@@ -158,7 +161,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines += [
         f"| {row.asked} | {row.teacher} | {row.captured} | {row.dropped} | {row.trained} "
         f"| {row.noise:.1%} | {row.student:.1%} | {row.gold:.1%} "
-        f"| {100 * (row.gold - row.student):.1f} |"
+        f"| {round(100 * (row.gold - row.student), 1) + 0.0:.1f} |"
         for row in rows
     ]
     return "\n".join(lines) + "\n"
