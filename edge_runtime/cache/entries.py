@@ -25,7 +25,7 @@ from edge_runtime.cache.uses import Uses
 from edge_runtime.errors import EngineError
 
 Value = str | int | bytes
-Gone = dict[bytes | None, list[int]]
+Gone = dict[bytes, list[int]]
 """Entries that went, by what `GROUP` says of them."""
 
 _FIRST = ("WHERE expires_s <= ? ORDER BY expires_s, entry", "WHERE epoch < ? ORDER BY epoch, entry")
@@ -39,10 +39,10 @@ def wall_clock_s() -> int:
 
 
 class Entries:
-    """What both caches do with their table. `KEY` and `GROUP` are columns of it, or NULL."""
+    """What both caches do with their table. `KEY` and `GROUP` are columns of it, or constants."""
 
     KEY: ClassVar[str]
-    GROUP: ClassVar[str] = "NULL"
+    GROUP: ClassVar[str] = "x''"
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Entries:
 
     def _too_much(
         self, statement: str, values: Sequence[int], max_bytes: int, max_entries: int | None
-    ) -> list[tuple[int, bytes | None]]:
+    ) -> list[tuple[int, bytes]]:
         """The next entries that have to go, at most `_AT_ONCE`."""
         count, held = self._held()
         gone = []

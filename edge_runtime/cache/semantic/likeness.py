@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from edge_runtime.cache.semantic.gates import signature
 from edge_runtime.cache.semantic.words import FUNCTION_WORDS, listed, tokens
@@ -39,13 +39,23 @@ _ENDINGS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rarity:
     """In how many of `texts` a stem occurs; those in fewer than `least` are not in `counts`."""
 
     texts: int
     least: int
     counts: Mapping[str, int]
+
+    @cached_property
+    def unknown(self) -> float:
+        """The weight of a stem that is not in `counts`: the most there is."""
+        return math.log(self.texts / self.least)
+
+    @cached_property
+    def weights(self) -> Mapping[str, float]:
+        """How telling the other stems are: 0 for one in every text."""
+        return {one: math.log(self.texts / (1 + times)) for one, times in self.counts.items()}
 
     @classmethod
     def of(cls, texts: Iterable[str], least: int) -> Rarity:
@@ -57,8 +67,8 @@ class Rarity:
         )
 
     def weight(self, stem: str) -> float:
-        """How telling a stem is: 0 for one in every text."""
-        return math.log(self.texts / (1 + self.counts.get(stem, self.least - 1)))
+        """How telling a stem is."""
+        return self.weights.get(stem, self.unknown)
 
 
 def stem(word: str) -> str:
@@ -89,11 +99,11 @@ def features(first: str, second: str, cosine: float, rarity: Rarity) -> tuple[fl
     lost, new = one - other, other - one
     missing, added = lost.total(), new.total()
     says, answers = signature(first), signature(second)
+    weight = rarity.weight
     weights = sorted(
-        math.fsum(times * rarity.weight(word) for word, times in some.items())
-        for some in (lost, new)
+        math.fsum([times * weight(word) for word, times in some.items()]) for some in (lost, new)
     )
-    shared = math.fsum(times * rarity.weight(word) for word, times in (one & other).items())
+    shared = math.fsum([times * weight(word) for word, times in (one & other).items()])
     return (
         cosine,
         _jaccard(frozenset(one), frozenset(other)),
@@ -108,7 +118,7 @@ def features(first: str, second: str, cosine: float, rarity: Rarity) -> tuple[fl
         weights[0],
         weights[1],
         shared / (shared + sum(weights)) if shared else 0.0,
-        max((rarity.weight(word) for word in (*lost, *new)), default=0.0),
+        max(map(weight, (*lost, *new)), default=0.0),
         shared,
     )
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from itertools import combinations_with_replacement
 from typing import Any
@@ -51,12 +51,17 @@ class Scales:
 
     def terms(self, rows: Floats) -> Floats:
         """The values of `TERMS` [rows, terms] for measures [rows, features]."""
-        scaled = (np.clip(rows, self.lowest, self.highest) - self.means) / self.deviations
+        scaled = self.scaled(rows)
         products = scaled[:, _UPPER[0]] * scaled[:, _UPPER[1]]
         return np.hstack([scaled, products])
 
+    def scaled(self, rows: Floats) -> Floats:
+        """Measures [..., features] on one scale, cut to what the fit saw."""
+        inside: Floats = np.minimum(np.maximum(rows, self.lowest), self.highest)
+        return (inside - self.means) / self.deviations
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, eq=False)
 class Scorer:
     """A fitted score. `threshold` was certified at `alpha`, `delta` for pairs like those fitted.
 
@@ -74,9 +79,17 @@ class Scorer:
 
     def score(self, first: str, second: str, cosine: float) -> float:
         """The score of two texts whose embeddings have this cosine. Takes some 0.05 ms."""
-        row = np.array([features(first, second, cosine, self.rarity)])
-        total = self.bias + float(self.scales.terms(row)[0] @ self.weights)
+        row = self.scales.scaled(np.array(features(first, second, cosine, self.rarity)))
+        linear, products = self._parts
+        total = self.bias + float((linear + products @ row) @ row)
         return 1 / (1 + math.exp(-total)) if total > -700 else 0.0
+
+    @cached_property
+    def _parts(self) -> tuple[Floats, Floats]:
+        """The weights of measures [features] and of their products [features, features]."""
+        products = np.zeros((len(FEATURES), len(FEATURES)))
+        products[_UPPER] = self.weights[len(FEATURES) :]
+        return self.weights[: len(FEATURES)], products
 
 
 @cache

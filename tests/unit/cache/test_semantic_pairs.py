@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from benchmarks.semantic_pairs.build import half_of
-from benchmarks.semantic_pairs.judge import read_pairs
+from benchmarks.semantic_pairs.judge import Outcome, once_each, read_pairs, strangers
 from benchmarks.semantic_pairs.meaning import plain
 from edge_runtime.cache.semantic.gates import refusal
+from edge_runtime.cache.semantic.score import shipped
 
 PAIRS = Path(__file__).parents[3] / "benchmarks" / "data" / "semantic_pairs"
 SETS = ("dev", "test", "again", "fresh")
@@ -58,3 +59,25 @@ def test_gates_let_most_paraphrases_through() -> None:
     refused = sum(refusal(row["a"], row["b"]) is not None for row in near)
     assert len(near) > 2000
     assert refused / len(near) < 0.08
+
+
+def test_questions_that_have_nothing_to_do_with_each_other_are_no_hits() -> None:
+    scorer = shipped()
+    found = strangers(pairs("dev"), 300)
+    assert len(found) == 300
+    passed = [row for row in found if refusal(row["a"], row["b"]) is None]
+    assert len(passed) > 50
+    scores = [scorer.score(row["a"], row["b"], cosine) for row in passed for cosine in (-0.1, 0.3)]
+    assert max(scores) < scorer.threshold
+
+
+def test_a_question_counts_once_a_kind() -> None:
+    rows = [
+        {"kind": "near", "a": "x", "b": "asked"},
+        {"kind": "near", "a": "y", "b": "asked"},
+        {"kind": "far", "a": "y", "b": "asked"},
+        {"kind": "edit-swap", "a": "x", "b": "changed"},
+        {"kind": "edit-swap", "a": "x", "b": "changed again"},
+    ]
+    kept = once_each([Outcome(row, None, 0.5, 0.5) for row in rows])
+    assert [one.row for one in kept] == [rows[0], rows[2], rows[3]]
