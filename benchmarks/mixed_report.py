@@ -83,9 +83,7 @@ def markdown(
     ]
     lines += [_row(one, full) for one in results]
     lines += ["", "Ledger over bill when the last answer came, before late bills:", ""]
-    lines += [
-        f"- {one.name}: {(one.at_once_nano - one.bill_nano) / NANO:+.9f}" for one in results
-    ]
+    lines += [f"- {one.name}: {(one.at_once_nano - one.bill_nano) / NANO:+.9f}" for one in results]
     lines += ["", "Why each request was answered where it was:", ""]
     for one in results:
         reasons = ", ".join(f"{name or 'refused'} {n}" for name, n in one.tally.reasons.items())

@@ -219,8 +219,8 @@ SPECS: tuple[MetricSpec, ...] = (
         "edge_frontier_late_bills_total",
         "calls",
         ("frontier", "source"),
-        "Calls booked by a guess whose real cost was learned afterwards; `edge_frontier_cost_total` "
-        "keeps the guess, the ledger has the real cost.",
+        "Calls booked by a guess whose real cost was learned afterwards; "
+        "`edge_frontier_cost_total` keeps the guess, the ledger has the real cost.",
     ),
     _gauge(
         "edge_frontier_active_calls", "calls", ("frontier",), "Calls to a frontier in progress."

@@ -33,6 +33,7 @@ from edge_runtime.errors import CapacityError, EngineError, UsageError
 
 log: Final = structlog.get_logger("edge_runtime.host")
 
+
 @dataclass(slots=True)
 class InUse:
     """Requests in progress by loaded model. Lives on the event loop."""

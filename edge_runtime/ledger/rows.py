@@ -188,9 +188,7 @@ class Correction:
 
     def of(self, attempt: Attempt) -> Attempt:
         """The attempt as it counts from now on."""
-        tokens = self.tokens or Tokens(
-            attempt.tokens_in, attempt.tokens_cached, attempt.tokens_out
-        )
+        tokens = self.tokens or Tokens(attempt.tokens_in, attempt.tokens_cached, attempt.tokens_out)
         return replace(
             attempt,
             tokens_in=tokens.tokens_in,
