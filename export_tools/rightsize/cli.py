@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from edge_runtime.errors import UsageError
 from export_tools.console import reported
@@ -59,8 +58,9 @@ def rightsize(  # noqa: PLR0917 - options of a command
 
     from export_tools.certify.issue import Terms
     from export_tools.rightsize.choose import Wanted
-    from export_tools.rightsize.command import RightsizeRequest, table
+    from export_tools.rightsize.command import RightsizeRequest
     from export_tools.rightsize.command import rightsize as compare
+    from export_tools.rightsize.tables import told
 
     console = Console(stderr=True)
     with reported(console):
@@ -83,11 +83,8 @@ def rightsize(  # noqa: PLR0917 - options of a command
             out=out,
         )
         result = compare(request, datetime.now(UTC), told=lambda name: console.print(f"{name} ..."))
-        header, *lines = table(result.rows())
-        shown = Table(*header)
-        for line in lines:
-            shown.add_row(*line)
-        console.print(shown)
+        for line in told(result.rows()):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         for name, did in zip(result.candidates, result.measured, strict=True):
             if did.coverage.why:
                 console.print(f"{name.name}: no coverage: {did.coverage.why}", markup=False)

@@ -26,6 +26,7 @@ from export_tools.rightsize.measure import (
 )
 from export_tools.rightsize.plot import Point, svg
 from export_tools.rightsize.prefer import Prefer
+from export_tools.rightsize.tables import markdown
 
 REPORT_FILE, PLOT_FILE, TABLE_FILE = "rightsize.json", "rightsize.svg", "rightsize.md"
 MIN_TEXTS = 20
@@ -149,32 +150,6 @@ def rightsize(
     return result
 
 
-def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """The header and a line a candidate, as texts."""
-    lines = [
-        ["candidate", "quality (interval)", "lost to best, at most", "p", "coverage",
-         "disk MB", "memory MB", "ms, median / p95", "tokens/s", "verdict"]
-    ]  # fmt: skip
-    for row in rows:
-        interval = f"{row['quality_low']:.1%} to {row['quality_high']:.1%}"
-        verdict = "chosen" if row["chosen"] else str(row["standing"])
-        lines.append(
-            [
-                row["name"],
-                f"{row['quality']:.2%} ({interval})",
-                f"{row['lost_to_best']:.2%}, {row['lost_to_best_bound']:.2%}",
-                f"{row['mcnemar_p']:.2g}",
-                "-" if row["coverage"] is None else f"{row['coverage']:.1%}",
-                f"{row['size_bytes'] / 1e6:.1f}",
-                "-" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 1e6:.0f}",
-                f"{row['median_ms']:.2f} / {row['p95_ms']:.2f}",
-                "-" if row["tokens_per_s"] is None else f"{row['tokens_per_s']:.0f}",
-                verdict,
-            ]
-        )
-    return lines
-
-
 def _cost(one: Candidate, did: Measured, prefer: Prefer) -> float:
     if prefer is Prefer.TIME:
         return did.median_ms
@@ -202,14 +177,10 @@ def _write(out: Path, request: RightsizeRequest, result: Rightsized) -> None:
         "why": result.choice.why,
         "candidates": rows,
     }
-    header, *lines = table(rows)
-    marked = [header, ["---"] + ["---:"] * (len(header) - 2) + ["---"], *lines]
     try:
         out.mkdir(parents=True)
         (out / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-        (out / TABLE_FILE).write_text(
-            "".join("| " + " | ".join(line) + " |\n" for line in marked), "utf-8"
-        )
+        (out / TABLE_FILE).write_text(markdown(rows), "utf-8")
         (out / PLOT_FILE).write_text(_plot(request, result, rows), "utf-8")
     except OSError as error:
         raise UsageError(f"{out}: cannot be written: {error.strerror}", param="out") from error

@@ -1,4 +1,8 @@
-"""Quality over size or time as a small SVG, drawn without a plotting library. Pure."""
+"""Quality over size or time as a small SVG, drawn without a plotting library. Pure.
+
+Points are numbered in the order of x and named at the side; those that would cover each other are
+moved apart by some pixels.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 24, 40, 52
+WIDTH, HEIGHT = 760, 380
+LEFT, RIGHT, TOP, BOTTOM = 64, 250, 40, 52
+APART = 16
 INK, GREY, CHOSEN = "#1f2328", "#8b949e", "#0969da"
 _STEPS = (1, 2, 5)
 
@@ -56,25 +61,30 @@ def svg(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> s
         parts.append(_line(at_x(value), HEIGHT - BOTTOM, at_x(value), HEIGHT - BOTTOM + 4, INK))
         parts.append(_text(at_x(value), HEIGHT - BOTTOM + 18, f"{value:g}", "middle"))
     parts.append(_line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, INK))
-    for point in sorted(points, key=lambda one: one.chosen):
-        parts += _drawn(point, at_x(point.x), at_y(point.y), at_y(point.low), at_y(point.high))
+    near = -math.inf
+    for number, point in enumerate(sorted(points, key=lambda one: one.x), 1):
+        near = max(at_x(point.x), near + APART)
+        parts += _drawn(number, point, near, [at_y(y) for y in (point.low, point.y, point.high)])
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _drawn(point: Point, x: float, y: float, low: float, high: float) -> list[str]:
+def _drawn(number: int, point: Point, x: float, heights: Sequence[float]) -> list[str]:
+    low, y, high = heights
     colour = CHOSEN if point.chosen else GREY
-    aside = x > (LEFT + WIDTH - RIGHT) / 2
-    name = f"{point.name} (chosen)" if point.chosen else point.name
+    name = f"{number}  {point.name}" + (" (chosen)" if point.chosen else "")
+    more = f'fill="{CHOSEN}" font-weight="600"' if point.chosen else ""
     return [
         _line(x, low, x, high, colour, 2),
         *(_line(x - 4, end, x + 4, end, colour, 2) for end in (low, high)),
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"/>',
-        _text(x + (-10 if aside else 10), y + 4, name, "end" if aside else "start"),
+        _text(x, high - 6, str(number), "middle", more),
+        _text(WIDTH - RIGHT + 16, TOP + 18 * number, name, "start", more),
     ]
 
 
 def _text(x: float, y: float, text: str, anchor: str, more: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>{escape(text)}</text>'
+    look = f'text-anchor="{anchor}" {more}'.rstrip()
+    return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{escape(text)}</text>'
 
 
 def _line(  # noqa: PLR0917 - two ends and a look

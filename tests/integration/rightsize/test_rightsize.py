@@ -170,6 +170,8 @@ def test_the_command_runs_each_candidate_in_its_own_process(
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.output
     assert "the smallest that is shown to have a loss" in done.output
+    assert "tiny@1 int8: chosen" in done.output
+    assert "MB of memory" in done.output
     (row,) = json.loads((tmp_path / "out" / "rightsize.json").read_text())["candidates"]
     assert row["memory_bytes"] > 0
     few = tmp_path / "few.jsonl"

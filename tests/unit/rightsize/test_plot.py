@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -29,7 +30,7 @@ def test_everybody_is_drawn_inside_the_frame_and_the_chosen_one_is_said() -> Non
         assert 0 < float(circle.attrib["cx"]) < WIDTH
         assert 0 < float(circle.attrib["cy"]) < HEIGHT
     texts = [text.text for text in root.findall(f"{SVG}text")]
-    assert "a <b> int8 (chosen)" in texts
+    assert "2  a <b> int8 (chosen)" in texts
     assert "20 %" in texts
     assert len({circle.attrib["fill"] for circle in circles}) == 2
 
@@ -43,3 +44,9 @@ def test_a_size_of_nothing_has_no_place() -> None:
         svg([Point("a", 0, 1, 1, 1)], **LABELS)
     with pytest.raises(ValueError, match="needs points"):
         svg([], **LABELS)
+
+
+def test_points_that_would_cover_each_other_are_moved_apart() -> None:
+    root = drawn([Point(name, 8.6, 0.9, 0.8, 0.95) for name in "abc"])
+    places = [float(circle.attrib["cx"]) for circle in root.findall(f"{SVG}circle")]
+    assert all(after - before >= 9 for before, after in pairwise(places))
