@@ -20,11 +20,12 @@ import numpy as np
 
 from benchmarks.peers import worker
 
+REST_S = 0.3  # OpenMP's threads of clang spin for 0.2 s before they sleep
 DEFAULTS = {"n_ctx": "16384", "n_seq_max": "16", "n_batch": "2048", "kv_unified": "0"}
 
 
 class Decoder(Protocol):
-    """The two things a round needs of the library."""
+    """What a round needs of the library."""
 
     def forget(self) -> None:
         """Empty the cache of every sequence."""
@@ -35,6 +36,10 @@ class Decoder(Protocol):
 
         Raises RuntimeError when the library refuses the batch.
         """
+        ...
+
+    def rest(self) -> None:
+        """Wait until its threads sleep, so that they take nothing from whoever runs next."""
         ...
 
 
@@ -117,11 +122,13 @@ class LlamaCppEngine:
                 stream.fed += len(piece.tokens)
                 if piece.ends:
                     stream.take(next(following), now)
+        wall_s = time.perf_counter() - start
+        self._decoder.rest()
         taken = [
             {"first_s": stream.first_s, "last_s": stream.last_s, "tokens": stream.tokens}
             for stream in streams
         ]
-        return {"wall_s": time.perf_counter() - start, "streams": taken}
+        return {"wall_s": wall_s, "streams": taken}
 
 
 class LlamaCpp:
@@ -189,6 +196,10 @@ class LlamaCpp:
     def forget(self) -> None:
         """Empty the cache of every sequence."""
         self._lib.llama_memory_clear(self._memory, False)
+
+    def rest(self) -> None:
+        """Wait until its threads sleep; costs REST_S."""
+        time.sleep(REST_S)
 
     def decode(self, pieces: Sequence[Piece]) -> list[int]:
         """Run the pieces as one batch; see ``Decoder``."""

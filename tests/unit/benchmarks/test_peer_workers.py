@@ -19,9 +19,13 @@ class FakeDecoder:
     def __init__(self) -> None:
         self.lengths: dict[int, int] = {}
         self.batches: list[list[Piece]] = []
+        self.rests = 0
 
     def forget(self) -> None:
         self.lengths.clear()
+
+    def rest(self) -> None:
+        self.rests += 1
 
     def decode(self, pieces: Sequence[Piece]) -> list[int]:
         self.batches.append(list(pieces))
@@ -78,6 +82,7 @@ def test_rounds_share_no_cache() -> None:
     engine.round([[7]], 2)
     assert decoder.batches[2] == [Piece(0, 0, [7], ends=True)]
     assert decoder.lengths == {0: 2}
+    assert decoder.rests == 2
 
 
 def test_finished_streams_leave_the_batch() -> None:
