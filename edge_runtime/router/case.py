@@ -84,6 +84,8 @@ class Case:
     errors: dict[int, Exception] = field(default_factory=dict)
     frontier: Frontier = Frontier.UNTRIED
     failure: FrontierError | None = None
+    counted: bool = False
+    """Whether the watch has this question."""
 
     def rung(
         self, info: ModelInfo | None, *, uncovered: str = "", error: Exception | None = None

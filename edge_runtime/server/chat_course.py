@@ -30,7 +30,14 @@ from edge_runtime.router.decide import Escalate, Keep, Refuse, TryLocal, UseCach
 from edge_runtime.router.escalate import chat_body
 from edge_runtime.router.plan import Plan
 from edge_runtime.router.watch.contract import TrialPlan
-from edge_runtime.server import chat_cache, chat_frontier, chat_judged, chat_local, chat_trial
+from edge_runtime.server import (
+    chat_cache,
+    chat_frontier,
+    chat_judged,
+    chat_local,
+    chat_trial,
+    chat_watch,
+)
 from edge_runtime.server.chat import need_chat_template
 from edge_runtime.server.chat_asked import Asked
 from edge_runtime.server.context import RequestContext, Services
@@ -120,6 +127,7 @@ class ChatCourse:
                 case TryLocal(rung=rung):
                     await chat_local.collect_and_judge(self, rung)
                 case Escalate(reason=reason):
+                    chat_watch.tell_scored(self)
                     response = await chat_frontier.escalate(self, reason)
                 case Keep():
                     return await chat_local.give(self, step)

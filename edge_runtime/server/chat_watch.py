@@ -55,6 +55,13 @@ def tell_decided_by(course: ChatCourse, prompt_tokens: int, kept: int | None) ->
     tell_decided(course.case, where, totals, kept)
 
 
+def tell_scored(course: ChatCourse) -> None:
+    """Tell the watch of a question that escalates, where a local model tried it."""
+    if course.collected:
+        first = next(iter(course.collected.values()))
+        tell_decided_by(course, sum(first.figures.prompt_lens), None)
+
+
 def watch_kept(course: ChatCourse, step: Keep, found: Collected) -> None:
     """Tell the watch of an answer that was kept, and let it draw for an audit."""
     case, watch = course.case, course.services.router.watch
@@ -83,9 +90,8 @@ def watch_kept(course: ChatCourse, step: Keep, found: Collected) -> None:
 def watch_escalated(course: ChatCourse, reason: Reason, reply: FrontierReply) -> None:
     """Tell the watch of an escalation, and how a local answer that lay there compares."""
     case = course.case
-    lens = [sum(found.figures.prompt_lens) for found in course.collected.values()]
-    # where no local model counted the prompt, the frontier did
-    tell_decided_by(course, lens[0] if lens else reply.tokens.tokens_in, None)
+    if not course.collected:  # no local model counted the prompt: the frontier did
+        tell_decided_by(course, reply.tokens.tokens_in, None)
     if reason is not Reason.LOW_CONFIDENCE:
         return
     for rung, found in course.collected.items():

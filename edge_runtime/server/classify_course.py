@@ -99,6 +99,8 @@ class ClassifyCourse:
             batch = [item for item, one in steps if isinstance(one, TryLocal) and one.rung == rung]
             await classify_local.attempt(self, rung, batch)
         escalating = [(item, one.reason) for item, one in steps if isinstance(one, Escalate)]
+        for item, _ in escalating:
+            classify_watch.tell(self, item, None)
         if escalating:
             places = asyncio.Semaphore(self.services.router.settings.max_concurrent_escalations)
             try:

@@ -30,7 +30,8 @@ def _where(item: Item, task: str) -> Slice:
     return Slice(task=task, tenant=tenant, prompt_tokens=tokens, text=item.text)
 
 
-def _tell(course: ClassifyCourse, item: Item, kept_rung: int | None) -> None:
+def tell(course: ClassifyCourse, item: Item, kept_rung: int | None) -> None:
+    """Tell the watch of a decided question; `kept_rung`: whose label was sure enough."""
     counts = {rung: len(tokens) for rung, tokens in item.tokens.items()}
     tell_decided(item.case, _where(item, task_of(course.plan)), counts, kept_rung)
 
@@ -39,7 +40,7 @@ def kept(course: ClassifyCourse, item: Item, step: Keep) -> None:
     """Tell the watch of a label that was kept, and let it draw for an audit."""
     watch, case = course.services.router.watch, item.case
     confident = step.reason is Reason.CONFIDENT
-    _tell(course, item, step.rung if confident else None)
+    tell(course, item, step.rung if confident else None)
     known = case.holdings[step.rung].known
     score = case.scores.get(step.rung)
     if watch is None or known is None or score is None or not confident:
@@ -66,9 +67,8 @@ def kept(course: ClassifyCourse, item: Item, step: Keep) -> None:
 
 
 def escalated(course: ClassifyCourse, item: Item, reason: Reason, label: str) -> None:
-    """Tell the watch of an escalation, and how the local label that lay there compares."""
+    """Tell the watch how the local label that lay there compares with the frontier's."""
     watch, case = course.services.router.watch, item.case
-    _tell(course, item, None)
     if watch is None or reason is not Reason.LOW_CONFIDENCE:
         return
     for rung, score in case.scores.items():

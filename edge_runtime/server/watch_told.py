@@ -1,4 +1,8 @@
-"""What the watch is told of any decided question: one count, and each score that was made."""
+"""What the watch is told of any decided question: one count, and each score that was made.
+
+A question counts when it is decided, not when it is answered: a slow frontier would hold back the
+low scores, and those that are kept at once would look like a drift.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +22,16 @@ def task_of(plan: Plan) -> str:
 
 
 def tell_decided(case: Case, where: Slice, tokens: Mapping[int, int], kept: int | None) -> None:
-    """Count a question that was answered, and hold its scores against their certificates.
+    """Count a question, the first time it is told, and hold its scores against their certificates.
 
     `kept` is the rung whose answer a certificate let through; None where the question escalated,
     or should have and could not. `tokens` by rung. A question that no certificate judged, as
     when there is none or an alarm suspends it, counts as escalated.
     """
     watch = case.router.watch
-    if watch is None or not case.plan.rules.needs_certificate:
+    if watch is None or case.counted or not case.plan.rules.needs_certificate:
         return
+    case.counted = True
     judged = [
         (rung, score, known)
         for rung, score in case.scores.items()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from edge_runtime.metrics import Metrics
-from edge_runtime.router.frontier.memory import MemoryFrontiers
+from edge_runtime.router.frontier.memory import MemoryFrontiers, Scripted, says
 from edge_runtime.router.watch.contract import AuditEnd, Decided, Slice, Terms
 from edge_runtime.router.watch.meter import MeteredListener
 from edge_runtime.router.watch.settings import DriftSettings, WatchSettings
 from edge_runtime.router.watch.state import MemoryWatchStore
 from edge_runtime.router.watch.surroundings import Surroundings
 from edge_runtime.router.watch.watch import Watch
-from tests.support.routed import json_label, routed
+from tests.support.routed import certificate, json_label, routed, short_is_sure
 
 TERMS = Terms(
     "c" * 64, "intent", "d" * 64, 0.05, 0.1, 0.25, 0.75, 2000,
@@ -59,6 +59,45 @@ async def test_an_operator_sees_an_alarm_and_clears_it() -> None:
     assert 'edge_watch_events_total{event="alarm"} 1.0' in text
     assert 'edge_watch_events_total{event="cleared"} 1.0' in text
     assert "edge_drift_alarms_total{" in text
+
+
+def fresh() -> Watch:
+    return Watch(
+        WatchSettings(),
+        MemoryFrontiers(json_label("a"), names=("big",)),
+        MemoryWatchStore(),
+        Surroundings(clock=lambda: 7),
+    )
+
+
+def counted(watch: Watch) -> int:
+    """Requests that the watch has by task."""
+    return sum(row.requests for row in watch.slices() if row.dimension == "task")
+
+
+async def test_an_escalation_counts_before_its_slow_frontier_answers() -> None:
+    watch, before = fresh(), []
+
+    def slow(body: Any) -> Scripted:
+        before.append(counted(watch))
+        return says('{"label": "vowel"}', stream=bool(body.get("stream")))
+
+    promises = (
+        certificate("4" * 64, "letter-class", 0.99),
+        certificate("1" * 64, "echo", 0.999, kind="generate", score=short_is_sure()),
+    )
+    async with routed(
+        slow,
+        *promises,
+        watch=watch,
+        endpoints={"letters": {"models": ["letter-class"]}, "helper": {"models": ["echo"]}},
+    ) as daemon:
+        label = await daemon.post("/v1/classify", {"model": "letters", "input": "apple"})
+        said = [{"role": "user", "content": "some words to say again"}]
+        chat = await daemon.post("/v1/chat/completions", {"model": "helper", "messages": said})
+    assert (label.edge["reason"], chat.edge["tier"]) == ("low-confidence", "frontier")
+    assert before == [1, 2]
+    assert counted(watch) == 2, "and only once"
 
 
 async def test_a_box_that_watches_nothing_says_so() -> None:
